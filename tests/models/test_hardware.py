@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.errors import ModelError
+from toolkit.models.hardware import cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "dtype", "reason"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16\n", "bfloat16", "avx512_bf16"),
+        ("flags\t\t: fpu amx_bf16 avx512_bf16\n", "bfloat16", "amx_bf16"),
+        ("Features\t: fp asimd bf16\n", "bfloat16", "bf16"),
+        ("flags\t\t: fpu avx2 avx512f\n", "float32", "none of"),
+        ("", "float32", "none of"),
+    ],
+)
+def test_auto_follows_the_processor_flags(tmp_path: Path, cpuinfo: str, dtype: str, reason: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{cpuinfo}")
+    resolved = resolve_dtype("auto", "cpu", tmp_path / "cpuinfo")
+    assert resolved.name == dtype
+    assert reason in resolved.reason
+
+
+def test_a_system_without_cpuinfo_computes_in_float32(tmp_path: Path) -> None:
+    assert cpu_flags(tmp_path / "absent") == frozenset()
+    assert resolve_dtype("auto", "cpu", tmp_path / "absent").name == "float32"
+
+
+def test_an_explicit_dtype_is_kept(tmp_path: Path) -> None:
+    assert resolve_dtype("bfloat16", "cpu", tmp_path / "absent").name == "bfloat16"
+    with pytest.raises(ModelError, match="did you mean 'bfloat16'"):
+        resolve_dtype("bfloat1", "cpu")
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_on_a_gpu_asks_for_native_bfloat16(monkeypatch: pytest.MonkeyPatch, native: bool, dtype: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    assert resolve_dtype("auto", "cuda").name == dtype
+
+
+def test_devices_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(ModelError, match="has 0 CUDA devices"):
+        resolve_device("cuda:1")
+    with pytest.raises(ModelError, match="did you mean 'cuda'"):
+        resolve_device("cud")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == "cuda"
+
+
+def test_the_description_names_the_machine() -> None:
+    described = describe()
+    assert described["torch"] == torch.__version__
+    assert isinstance(described["cores"], int)
+    assert described["cores"] >= 1
+
+
+def test_tuning_leaves_products_in_true_float32_and_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    tuned = tune_cpu()
+    assert set(tuned) == {"fp32_products", "malloc"}
+    left, right = torch.randn(300, 576), torch.randn(576, 80)
+    torch.set_rng_state(state)
+    assert float((left @ right - left.double() @ right.double()).abs().max()) < 1e-3
+
+
+def test_the_switch_is_taken_back_where_it_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has no switch")
+    from toolkit.models import hardware
+
+    monkeypatch.setattr(hardware, "_FP32_ERROR", 0.0)
+    before = matmul.fp32_precision
+    assert "rounds to bf16" in tune_cpu()["fp32_products"]
+    assert matmul.fp32_precision == before

@@ -1,0 +1,1 @@
+"""Comparison: from the score table to verdicts, and the contract that refuses what is not comparable."""

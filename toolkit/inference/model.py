@@ -1,0 +1,79 @@
+"""FoundationModel: what every model, local, hosted or scripted, can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from toolkit.rendering.prompt import Prompt
+from toolkit.rendering.renderer import Renderer
+from toolkit.tasks.output import Termination
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are decoded. Temperature 0 is greedy, and the only one implemented by local models so far."""
+
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated answer: ids without the prompt and without the stop token, and why it ended.
+
+    `confidence` is the geometric mean probability of the generated tokens, the stop included; None where unknown.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    termination: Termination
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Adapted weights: a PEFT adapter folder and the digest of its bytes."""
+
+    folder: Path
+    digest: str
+
+
+class FoundationModel(Protocol):
+    """A model with a name, a digest of its weights, and what it can do.
+
+    `renderer` is the one that belongs to the model's tokeniser; `context_tokens` is None where nothing is known.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def renderer(self) -> Renderer: ...
+
+    @property
+    def context_tokens(self) -> int | None: ...
+
+    @property
+    def can_score(self) -> bool: ...
+
+    @property
+    def can_be_tuned(self) -> bool: ...
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
+        """One answer a prompt, in order."""
+
+    def score(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[tuple[int, ...]]]
+    ) -> list[tuple[float, ...]]:
+        """For each prompt the log-likelihood (nats, summed over tokens) of each of its continuations."""
+
+    def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
+        """The same model under adapted weights: a view; the base's bytes and modules stay as they are.
+
+        `merged` adds the adaptation into a private copy of the weights (in fp32) instead.
+        """

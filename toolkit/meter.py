@@ -1,0 +1,45 @@
+"""Meter: what happens and what it costs, as events. The only place that reads a clock for a ledger."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+
+
+class Meter:
+    """Tells a listener of events and of stages with their seconds.
+
+    Args:
+        listener: told of every event (name, fields) as it happens: a log, a ledger, a live view.
+    """
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self._listener = listener
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something happened."""
+        if self._listener is not None:
+            self._listener(name, fields)
+
+    @contextmanager
+    def stage(self, name: str, **fields: Any) -> Iterator[dict[str, Any]]:
+        """Measures a block; amounts written into the yielded mapping go with the `stage` event at its end.
+
+        The event is not sent when the block raises.
+        """
+        amounts: dict[str, Any] = dict(fields)
+        started = time.perf_counter()
+        yield amounts
+        self.event("stage", stage=name, seconds=time.perf_counter() - started, **amounts)
+
+
+def peak_memory_bytes() -> int:
+    """The process's largest resident set so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,172 @@
+"""What the machine can do: device, dtype, and two process settings that make CPU inference and training faster.
+
+The dtype `auto` is decided by processor flags and device, never by a clock, so that the same machine always decides
+the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from toolkit.errors import ModelError, nearest
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 tiles, x86 vectors, Arm
+_CPUINFO = Path("/proc/cpuinfo")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+_FP32_ERROR = 1e-3  # true fp32 stays below 2e-4 on the probe, bf16 is near 1e-1
+
+
+class Dtype(NamedTuple):
+    """A torch dtype by name, and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def resolve_device(requested: str) -> str:
+    """`auto` is the first CUDA device, else the CPU; anything else must exist on this machine.
+
+    Raises:
+        ModelError: torch does not know the device, or the machine does not have it.
+    """
+    import torch
+
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        known = ("auto", "cpu", "cuda", "mps")
+        raise ModelError(f"device '{requested}' is unknown{nearest(requested, known)}; {', '.join(known)}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device '{requested}': this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device 'mps' is not available on this machine")
+    return str(device)
+
+
+def resolve_dtype(requested: str, device: str, cpuinfo: Path = _CPUINFO) -> Dtype:
+    """The dtype to load weights in, by name, and the reason.
+
+    `auto` is bfloat16 where the processor multiplies it natively, else float32.
+
+    Raises:
+        ModelError: the dtype is none of `DTYPES`.
+    """
+    if requested not in DTYPES:
+        raise ModelError(f"dtype '{requested}' is unknown{nearest(requested, DTYPES)}; allowed: {', '.join(DTYPES)}")
+    if requested != "auto":
+        return Dtype(requested, "as asked for")
+    if device.startswith("cuda"):
+        import torch
+
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Dtype("bfloat16", f"auto: {torch.cuda.get_device_name(torch.device(device))} computes in bfloat16")
+        return Dtype("float32", f"auto: {torch.cuda.get_device_name(torch.device(device))} has no native bfloat16")
+    if device != "cpu":
+        return Dtype("float32", f"auto: always float32 on {device}")
+    flags = cpu_flags(cpuinfo)
+    native = [flag for flag in _BF16_FLAGS if flag in flags]
+    if native:
+        return Dtype("bfloat16", f"auto: the processor has {native[0]}")
+    return Dtype("float32", f"auto: the processor has none of {', '.join(_BF16_FLAGS)}")
+
+
+def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """The processor's feature flags, empty where the system does not list them."""
+    for line in _cpuinfo_lines(cpuinfo):
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def describe() -> dict[str, str | int | list[str]]:
+    """The machine for a manifest: processor, cores, memory, threads, GPUs, system, torch."""
+    import torch
+
+    return {
+        "cpu": _cpu_name(),
+        "cpu_bf16_flags": sorted(cpu_flags() & set(_BF16_FLAGS)),
+        "cores": _usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def tune_cpu() -> dict[str, str]:
+    """Faster fp32 products and a malloc that keeps large blocks; says what was set, for the manifest.
+
+    Neither changes what is computed beyond the rounding of true fp32, and both last for the process only.
+    """
+    return {"fp32_products": _use_onednn_for_fp32(), "malloc": _keep_freed_memory()}
+
+
+def _use_onednn_for_fp32() -> str:
+    """Sends fp32 products to oneDNN: on AMD more than twice as fast as MKL.
+
+    The switch allows bf16 inside. Processors without AMX have no use for that and stay in true fp32; whether this one
+    does is asked with one product, and the switch is taken back if not.
+    """
+    import torch
+
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None or not hasattr(matmul, "fp32_precision") or not torch.backends.mkldnn.is_available():
+        return "torch default (this torch has no switch)"
+    before = matmul.fp32_precision
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, generator=generator) for size in ((256, 576), (576, 64)))
+    matmul.fp32_precision = "bf16"
+    error = float((left @ right - left.double() @ right.double()).abs().max())
+    if error > _FP32_ERROR:
+        matmul.fp32_precision = before
+        return f"torch default (oneDNN rounds to bf16 here: error {error:.1e})"
+    return "oneDNN, true fp32"
+
+
+def _keep_freed_memory() -> str:
+    """Stops glibc from handing every large block back to the system, which costs page faults at each step."""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return "system default"
+    libc = ctypes.CDLL(None)
+    kept = libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    return "glibc keeps freed blocks" if kept else "system default"
+
+
+def _cpuinfo_lines(cpuinfo: Path) -> list[str]:
+    try:
+        return cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo_lines(_CPUINFO):
+        key, _, value = line.partition(":")
+        if key.strip().lower() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    """Cores this process may use, which under a container can be fewer than the machine's."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

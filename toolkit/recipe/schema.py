@@ -1,0 +1,127 @@
+"""What a recipe file may say: every key with its type, limits and default.
+
+Numbers and texts are taken as written: a quoted '8' is text, 8.0 is no whole number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from toolkit.tasks.schema import InlineTask
+
+AnswerBy = Literal["likelihood", "generation"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Factor = Literal["model", "dtype", "decoding", "answer_by", "template"]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"the name '{name}' may hold letters, digits, '_' and '-' only")
+    return name
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"'{name}' names a folder: it may hold letters, digits, '_', '-' and '.' only")
+    return name
+
+
+def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    if twice:
+        raise ValueError(f"must be distinct, found {twice[0]} more than once")
+    return values
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, AfterValidator(_plain_name)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+MaxNewTokens = Annotated[int, Field(ge=1, le=4096)]
+Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no changes afterwards, no guessing of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Decoding(Strict):
+    """How answers are generated: greedily, up to a length."""
+
+    max_new_tokens: MaxNewTokens = 32
+
+
+class Timing(Strict):
+    """The timed pass: so many examples one by one; 0 leaves it out."""
+
+    examples: int = Field(default=32, ge=0)
+
+
+class Contrast(Strict):
+    """A declared comparison of strategy `a` against strategy `b`.
+
+    Attributes:
+        varies: factors, other than the parts of the two stacks, that may differ between them.
+        margin: differences below it count as equivalent; the recipe's where absent.
+    """
+
+    a: str
+    b: str
+    varies: Annotated[tuple[Factor, ...], AfterValidator(_distinct)] = ()
+    margin: Margin | None = None
+
+
+class StrategyDecoding(Strict):
+    max_new_tokens: MaxNewTokens
+
+
+class StrategySettings(Strict):
+    """What a strategy may set beside its adapters; `model` is a key of the recipe's `models`."""
+
+    model: Text | None = None
+    template: Text | None = None
+    answer_by: AnswerBy | None = None
+    decoding: StrategyDecoding | None = None
+
+
+class RecipeFile(Strict):
+    """The keys of a recipe, in the order in which they are written back.
+
+    Attributes:
+        name: the file's stem where absent.
+        models: further models, for strategies that set `model: <name>`.
+        answer_by: None is by likelihood for choice tasks on models that can score, else by generation.
+        strategies: lists of parts, read by `toolkit.recipe.parts`.
+        baseline: the strategy with an empty list where absent.
+        metrics: in place of the task's; the first is the primary one.
+        unequal_trials: why strategies may have had unequal numbers of trials on validation.
+    """
+
+    name: Annotated[str, AfterValidator(_file_name)] | None = None
+    description: str = ""
+    task: Text | InlineTask
+    model: Text
+    models: dict[Name, Text] = {}
+    embedder: Text | None = None
+    template: Text = "answer"
+    dtype: Dtype = "auto"
+    device: Text = "auto"
+    answer_by: AnswerBy | None = None
+    decoding: Decoding = Decoding()
+    seeds: Seeds = (0,)
+    strategies: Annotated[dict[Name, list[JsonValue]], Field(min_length=1)]
+    baseline: str | None = None
+    contrasts: tuple[Contrast, ...] = ()
+    margin: Margin | None = None
+    metrics: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
+    limit: Annotated[int, Field(ge=1)] | None = None
+    over_length: Literal["stop", "score_as_error"] = "stop"
+    timing: Timing = Timing()
+    chunk_examples: int = Field(default=32, ge=1)
+    batch_tokens: int = Field(default=4096, ge=256)
+    unequal_trials: Text | None = None
+    alpha: float = Field(default=0.05, gt=0, lt=1)

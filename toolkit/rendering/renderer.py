@@ -1,0 +1,118 @@
+"""Renderer: the only place where messages become token ids. Training and inference use the same object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.errors import DataError
+from toolkit.rendering.chat import Chat
+from toolkit.rendering.draft import Draft
+from toolkit.rendering.prompt import Prompt, TrainingSequence
+from toolkit.tasks.contract import AnswerContract, Reading
+from toolkit.tasks.messages import Message
+
+
+class Renderer:
+    """Messages to token ids and back.
+
+    Args:
+        tokenizer: a transformers tokeniser, or None for a hosted model that takes messages as they are.
+    """
+
+    def __init__(self, tokenizer: Any | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat = None if tokenizer is None else Chat(tokenizer)
+        self.stop: tuple[int, ...] = () if self.chat is None else self.chat.stop_ids()
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Every token that ends an answer: the turn's end and EOS."""
+        eos = getattr(self.tokenizer, "eos_token_id", None)
+        return frozenset(self.stop) | (frozenset() if eos is None else {int(eos)})
+
+    def prompt(self, draft: Draft) -> Prompt:
+        """What is sent for a draft, with its tokens by origin."""
+        messages = draft.messages()
+        if self.chat is None:
+            said = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+            return Prompt(messages, None, {}, hashlib.sha256(said.encode()).hexdigest())
+        ids = tuple(self.chat.token_ids(messages, opens_answer=True))
+        return Prompt(messages, ids, self._origins(draft, len(ids)), ids_digest(ids))
+
+    def length(self, draft: Draft) -> int:
+        """Tokens of the draft's prompt; 0 for a hosted model."""
+        return 0 if self.chat is None else len(self.chat.token_ids(draft.messages(), opens_answer=True))
+
+    def training_sequence(self, draft: Draft, answer: str) -> TrainingSequence:
+        """Prompt ids + ids of the answer's text + stop, concatenated, never re-rendered."""
+        opening = self._local.token_ids(draft.messages(), opens_answer=True)
+        taught = [*self._local.encode(answer), *self.stop]
+        return TrainingSequence((*opening, *taught), (False,) * len(opening) + (True,) * len(taught))
+
+    def training_sequences(self, conversations: Sequence[Sequence[Message]]) -> list[TrainingSequence]:
+        """One sequence a conversation: assistant messages marked `supervise`, each with its stop, are learnt from.
+
+        Raises:
+            DataError: no message is supervised, or the chat template does not keep what was said as a prefix.
+        """
+        return [self._conversation(list(messages), index) for index, messages in enumerate(conversations)]
+
+    def continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of each choice's text with the stop token, so that a choice is never a prefix of another."""
+        return [(*self._local.encode(text), *self.stop) for text in texts]
+
+    def count(self, text: str) -> int:
+        """Tokens of a plain text."""
+        return len(self._local.encode(text))
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of generated ids, control tokens left out."""
+        if self.tokenizer is None:
+            raise DataError("a hosted model answers with text: there are no token ids to decode")
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def parse(self, text: str, contract: AnswerContract) -> Reading:
+        """The answer a text gives, ABSTAIN or UNPARSABLE."""
+        return contract.read(text)
+
+    @property
+    def _local(self) -> Chat:
+        if self.chat is None:
+            raise DataError("a hosted model has no token ids: it can neither be trained here nor score choices")
+        return self.chat
+
+    def _origins(self, draft: Draft, total: int) -> dict[str, int]:
+        bare = draft.without_passages()
+        shown = self.length(bare) if draft.passages else total
+        question = self.length(bare.without_demonstrations()) if draft.demonstrations else shown
+        return {"question": question, "demonstrations": shown - question, "passages": total - shown}
+
+    def _conversation(self, messages: list[Message], index: int) -> TrainingSequence:
+        ids: list[int] = []
+        supervised: list[bool] = []
+        for position, message in enumerate(messages):
+            if not message.supervise:
+                continue
+            if message.role != "assistant":
+                raise DataError(f"conversation {index + 1}: only assistant messages can be supervised")
+            opening = self._local.token_ids(messages[:position], opens_answer=True)
+            if opening[: len(ids)] != ids:
+                raise DataError(
+                    f"conversation {index + 1}, message {position + 1}: the chat template rewrites earlier turns, "
+                    "so they are not a prefix of what is sent; supervise one message a conversation"
+                )
+            supervised += [False] * (len(opening) - len(ids))
+            taught = [*self._local.encode(message.content), *self.stop]
+            ids = [*opening, *taught]
+            supervised += [True] * len(taught)
+        if not ids:
+            raise DataError(f"conversation {index + 1}: no message has `supervise=True`, so nothing would be learnt")
+        return TrainingSequence(tuple(ids), tuple(supervised))
+
+
+def ids_digest(token_ids: Sequence[int]) -> str:
+    """sha256 over token ids."""
+    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()

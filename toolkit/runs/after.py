@@ -1,0 +1,54 @@
+"""After answering: what merging would change, and one-by-one timings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.inference import FoundationModel
+from toolkit.meter import Meter
+from toolkit.runs.records import pretty
+from toolkit.store import write_atomically
+from toolkit.strategies.system import System
+from toolkit.tasks.example import Example
+
+MERGE_EXAMPLES = 64
+"""Validation examples on which merged and unmerged answers are compared."""
+
+
+def merge_report(system: System, base: FoundationModel, validation: Sequence[Example], path: Path) -> dict[str, Any]:
+    """The share of answers that merging the adapter into the weights (in fp32) would change.
+
+    Written beside the system, and read from there when it is the same system's.
+    """
+    if path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if known["system"] == system.key:
+            return known
+    asked = validation[:MERGE_EXAMPLES]
+    merged = System(system.strategy, system.parts, base, system.conditions, merged=True)
+    beside = system.answer(asked)
+    within = merged.answer(asked)
+    changed = sum(
+        (one.status, one.answer) != (other.status, other.answer) for one, other in zip(beside, within, strict=True)
+    )
+    report = {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
+    write_atomically(path, pretty(report))
+    return report
+
+
+def time_one_by_one(system: System, examples: Sequence[Example], seed: int | None, known: int, meter: Meter) -> None:
+    """Answers examples one at a time, past every cache, each a `latency` stage; `known` were timed before."""
+    for number, example in enumerate(examples):
+        if number < known:
+            continue
+        started = time.perf_counter()
+        system.answer([example])
+        seconds = time.perf_counter() - started
+        meter.event(
+            "stage", stage="latency", strategy=system.strategy.name, seed=seed, example=example.id, seconds=seconds
+        )
+        meter.event("timed", strategy=system.strategy.name, done=number + 1, examples=len(examples))

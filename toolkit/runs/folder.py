@@ -1,0 +1,124 @@
+"""RunFolder: what a run leaves behind, and who may write into it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from toolkit.errors import RunError
+from toolkit.meter import Listener
+from toolkit.runs.records import dumps
+from toolkit.store import write_atomically
+
+
+class RunFolder:
+    """The paths of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe = root / "recipe.yaml"
+        self.manifest = root / "manifest.json"
+        self.events = root / "events.jsonl"
+        self.timings = root / "timings.jsonl"
+        self.scores = root / "scores.parquet"
+        self.usage = root / "usage.parquet"
+        self.comparison = root / "comparison.json"
+        self.ledger = root / "ledger.json"
+        self.report = root / "report.html"
+        self.markdown = root / "report.md"
+
+    def system(self, strategy: str, seed: int | None) -> Path:
+        return self.root / "systems" / strategy / seed_name(seed)
+
+    def outputs(self, strategy: str, seed: int | None) -> Path:
+        return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
+
+    def listener(self, also: Listener | None = None) -> Listener:
+        """Writes events and timings as they come, and passes them on to a live view."""
+
+        def listen(name: str, fields: Mapping[str, Any]) -> None:
+            if name == "stage":
+                append_line(self.timings, dict(fields))
+            elif name != "progress":
+                append_line(self.events, {"time": round(time.time(), 3), "event": name, **fields})
+            if also is not None:
+                also(name, fields)
+
+        return listen
+
+
+def seed_name(seed: int | None) -> str:
+    """`seed-0`; a strategy that runs once is `seed-none`."""
+    return "seed-none" if seed is None else f"seed-{seed}"
+
+
+@contextmanager
+def opened(root: Path, recipe_text: str, recipe_digest: str, replace: bool) -> Iterator[RunFolder]:
+    """The folder of a run, locked against other processes; made if it is not there.
+
+    Raises:
+        RunError: it holds another recipe's run (unless `replace` moves that aside), another process is running in it,
+            or it cannot be written.
+    """
+    folder = RunFolder(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process is running in {root}; wait for it, or give another `--out`") from error
+    except OSError as error:
+        raise RunError(f"the run folder {root} cannot be written: {error}") from error
+    try:
+        _claim(folder, recipe_text, recipe_digest, replace)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _claim(folder: RunFolder, recipe_text: str, recipe_digest: str, replace: bool) -> None:
+    marker = folder.root / ".recipe-digest"
+    there = marker.read_text(encoding="utf-8").strip() if marker.exists() else None
+    strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", ".recipe-digest"}]
+    if there is None and strangers and not folder.recipe.exists():
+        raise RunError(f"{folder.root} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}, ...)")
+    if there is not None and there != recipe_digest:
+        if not replace:
+            raise RunError(
+                f"{folder.root} holds the run of another recipe; give another `--out`, or `--replace` to move it aside"
+            )
+        aside = folder.root.with_name(f"{folder.root.name}.replaced-{there[:8]}-{int(time.time())}")
+        aside.mkdir()
+        for name in strangers:
+            (folder.root / name).rename(aside / name)
+    write_atomically(marker, recipe_digest.encode())
+    write_atomically(folder.recipe, recipe_text.encode())
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """One JSON line at the end of a file. Raises RunError when the disk says no."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(dumps(dict(record)) + "\n")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole JSON lines of a file; a torn last line is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

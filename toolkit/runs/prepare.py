@@ -1,0 +1,223 @@
+"""From a recipe to what strategies are fitted with: task, models, conditions, benches. Nothing is computed yet."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, get_args
+
+from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
+from toolkit.errors import RecipeError, listing
+from toolkit.evaluation import metrics_for
+from toolkit.evaluation.metric import Metric
+from toolkit.inference import FoundationModel, LocalModel, Sampling
+from toolkit.meter import Meter
+from toolkit.recipe import Recipe
+from toolkit.rendering import Template
+from toolkit.rendering.template import check_inputs
+from toolkit.store import Store
+from toolkit.strategies.fitting import Bench
+from toolkit.strategies.strategy import Strategy
+from toolkit.strategies.system import AnswerBy, Conditions
+from toolkit.tasks.load import load_task
+from toolkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from toolkit.retrieval import Encoder
+
+VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
+
+ModelLoader = Callable[[str], FoundationModel]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe made ready.
+
+    Attributes:
+        benches: by strategy; strategies under the same model and conditions share one.
+        sheets: the factor sheet of each strategy.
+        metrics: the primary one first.
+    """
+
+    recipe: Recipe
+    task: Task
+    benches: Mapping[str, Bench]
+    sheets: Mapping[str, FactorSheet]
+    metrics: tuple[Metric, ...]
+
+    @property
+    def models(self) -> dict[str, FoundationModel]:
+        return {bench.model.name: bench.model for bench in self.benches.values()}
+
+
+def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None = None) -> Prepared:
+    """Loads the task and the models and checks everything that can be checked before a model call.
+
+    Args:
+        load: from a catalog name to a model; by default a local one through `toolkit.models`.
+
+    Raises:
+        ToolkitError: all that is wrong with the recipe's task, adapters, splits, contrasts or lengths.
+    """
+    task = load_task(recipe.task, recipe.path)
+    if recipe.metrics:
+        task = replace(task, metrics=tuple(recipe.metrics))
+    metrics = metrics_for(task.metrics, task.contract)
+    check_splits(task)
+    _check_adapters(recipe, task)
+    with meter.stage("load"):
+        load_once = lru_cache(maxsize=None)(load or (lambda name: load_local(name, recipe, meter)))
+        embedder = _embedder(recipe, meter)
+        benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
+    sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
+    for contrast in recipe.contrasts:
+        check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
+    if recipe.over_length == "stop":
+        _check_lengths(task, benches)
+    return Prepared(recipe, task, benches, sheets, metrics)
+
+
+def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
+    """A catalog entry's weights in this process."""
+    from toolkit.models import load_pretrained, resolve, tune_cpu
+
+    tune_cpu()
+
+    def notice(text: str) -> None:
+        meter.event("notice", text=text)
+
+    loaded = load_pretrained(resolve(name, "model", recipe.path), recipe.dtype, recipe.device, notice)
+    meter.event("model", name=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
+    return LocalModel.of(loaded, recipe.batch_tokens)
+
+
+def factor_sheet(bench: Bench) -> FactorSheet:
+    conditions = bench.conditions
+    return FactorSheet(
+        model=f"{bench.model.name} ({bench.model.digest[:12]})",
+        dtype=str(bench.environment["dtype"]),
+        decoding=f"at most {conditions.sampling.max_new_tokens} new tokens, greedy",
+        answer_by=conditions.answer_by,
+        template=f"{conditions.template.name} ({conditions.template.digest[:12]})",
+    )
+
+
+def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
+    """What bytes depend on besides content."""
+    facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
+    facts["dtype"] = "none"
+    facts["batch_tokens"] = recipe.batch_tokens
+    facts["chunk_examples"] = recipe.chunk_examples
+    if isinstance(model, LocalModel):
+        import torch
+
+        facts |= {
+            "dtype": str(model.module.dtype).removeprefix("torch."),
+            "device": str(model.module.device.type),
+            "threads": torch.get_num_threads(),
+            "path": "tree" if model.fast else "plain",
+        }
+    return facts
+
+
+def _benches(
+    recipe: Recipe,
+    task: Task,
+    primary: Metric,
+    store: Store,
+    meter: Meter,
+    load: ModelLoader,
+    embedder: Callable[[], Encoder] | None,
+) -> dict[str, Bench]:
+    fitting_task = task.without_test()
+    made: dict[tuple[str, str, str | None, int], Bench] = {}
+    benches = {}
+    for strategy in recipe.strategies:
+        own = recipe.overrides[strategy.name]
+        name = recipe.models[own.model] if own.model else recipe.model
+        template = own.template or recipe.template
+        answer_by = own.answer_by or recipe.answer_by
+        tokens = own.max_new_tokens or recipe.decoding.max_new_tokens
+        wanted = (name, template, answer_by, tokens)
+        if wanted not in made:
+            model = load(name)
+            conditions = Conditions(
+                template=Template.load(template, recipe.path),
+                contract=task.contract,
+                answer_by=_answer_by(answer_by, task, model),
+                sampling=Sampling(tokens),
+                shared_groups=task.shared_groups is not None,
+                over_length=recipe.over_length,
+            )
+            check_inputs(conditions.template, list(task.test[0].inputs))
+            facts = environment(model, recipe)
+            made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
+        benches[strategy.name] = made[wanted]
+    return benches
+
+
+def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerBy:
+    if asked is None:
+        return "likelihood" if task.contract.kind == "choice" and model.can_score else "generation"
+    if asked not in get_args(AnswerBy):
+        raise RecipeError(f"answer_by: '{asked}' is none of {', '.join(get_args(AnswerBy))}")
+    if asked == "likelihood" and task.contract.kind != "choice":
+        raise RecipeError("answer_by: likelihood needs a choice task; use generation")
+    if asked == "likelihood" and not model.can_score:
+        raise RecipeError(f"answer_by: the model '{model.name}' cannot score choices; use generation")
+    return "likelihood" if asked == "likelihood" else "generation"
+
+
+def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
+    if recipe.embedder is None:
+        return None
+    name = recipe.embedder
+
+    def load() -> Encoder:
+        from toolkit.models import fetch_weights, resolve
+        from toolkit.retrieval import Encoder
+
+        def notice(text: str) -> None:
+            meter.event("notice", text=text)
+
+        return Encoder.load(str(fetch_weights(resolve(name, "embedder", recipe.path), notice).folder))
+
+    return load
+
+
+def _check_adapters(recipe: Recipe, task: Task) -> None:
+    problems = [
+        f"strategies.{strategy.name}: {adapter.kind}: {problem}"
+        for strategy in recipe.strategies
+        for adapter in strategy.adapters
+        for problem in adapter.settings.check(task.without_test())
+    ]
+    if problems:
+        raise RecipeError(listing(problems, str(recipe.path)))
+
+
+def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:
+    checked: set[int] = set()
+    for bench in benches.values():
+        context = bench.model.context_tokens
+        if id(bench) in checked or context is None:
+            continue
+        checked.add(id(bench))
+        budget = context - bench.conditions.sampling.max_new_tokens
+        examples = (*task.train, *task.validation, *task.test)
+        check_lengths(examples, task, bench.conditions.template, bench.model.renderer, budget)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def seeds_of(strategy: Strategy, recipe: Recipe) -> tuple[int | None, ...]:
+    """The recipe's seeds, or one run without a seed where none matters."""
+    return tuple(recipe.seeds) if strategy.seeded else (None,)

@@ -1,0 +1,155 @@
+"""A finished run, opened again: to answer new inputs, or to show exactly what was sent for an example."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from toolkit.errors import DataError, RunError, nearest
+from toolkit.inference import LocalModel
+from toolkit.meter import Listener, Meter
+from toolkit.recipe import load_recipe
+from toolkit.rendering import TrainingSequence
+from toolkit.resources import cache_folder
+from toolkit.runs.folder import RunFolder, read_lines
+from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
+from toolkit.runs.records import from_line
+from toolkit.store import Store
+from toolkit.strategies.adapter import Answerer
+from toolkit.strategies.fitting import fit
+from toolkit.strategies.strategy import Strategy
+from toolkit.strategies.system import System
+from toolkit.tasks.contract import target_text
+from toolkit.tasks.example import Example
+from toolkit.tasks.output import Output
+
+
+def load_model(name: str, dtype: str = "auto", device: str = "auto") -> LocalModel:
+    """A model by catalog name, hub id (`hub:owner/name`) or folder, ready to score and generate.
+
+    Raises:
+        ModelError: it is not found, cannot be fetched or is no causal language model.
+    """
+    from toolkit.models import load_pretrained, resolve, tune_cpu
+
+    tune_cpu()
+    return LocalModel.of(load_pretrained(resolve(name, "model"), dtype, device))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one strategy did with one example.
+
+    `sent` is the prompt as text (control tokens visible), `trained` the sequence a tuned strategy would learn from
+    the example (None for strategies without weights, or where the target is unknown).
+    """
+
+    strategy: str
+    seed: int | None
+    output: Output
+    sent: str
+    trained: TrainingSequence | None
+
+
+class FinishedRun:
+    """A run folder with its systems; each is loaded when first asked for."""
+
+    def __init__(self, folder: RunFolder, prepared: Prepared) -> None:
+        self.folder = folder
+        self.prepared = prepared
+        self._systems: dict[tuple[str, int | None], System] = {}
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        return self.prepared.recipe.strategies
+
+    def system(self, name: str, seed: int | None = None) -> System:
+        """A fitted strategy; its first seed unless one is named.
+
+        Raises:
+            RunError: no such strategy in this run.
+        """
+        names = [strategy.name for strategy in self.strategies]
+        if name not in names:
+            raise RunError(f"{self.folder.root} has no strategy '{name}'{nearest(name, names)}; it has: {', '.join(names)}")
+        strategy = self.strategies[names.index(name)]
+        chosen = seed if seed is not None else seeds_of(strategy, self.prepared.recipe)[0]
+        if (name, chosen) not in self._systems:
+            bench = self.prepared.benches[name]
+
+            def other(used: str) -> Answerer:
+                return self.system(used, chosen)
+
+            self._systems[(name, chosen)] = fit(
+                strategy, chosen, bench, self.folder.system(name, chosen), other
+            ).system
+        return self._systems[(name, chosen)]
+
+    def predict(self, name: str, inputs: Sequence[Mapping[str, JsonValue]]) -> list[Output]:
+        """Answers to new inputs.
+
+        Raises:
+            DataError: an input lacks a name the task's examples have, or has one they have not.
+        """
+        wanted = list(self.prepared.task.test[0].inputs)
+        for number, given in enumerate(inputs, start=1):
+            if set(given) != set(wanted):
+                raise DataError(f"input {number} has {', '.join(given) or 'nothing'}; expected: {', '.join(wanted)}")
+        examples = [Example(f"new-{uuid.uuid4().hex[:8]}", {key: given[key] for key in wanted}) for given in inputs]
+        return self.system(name).answer(examples)
+
+    def text_input(self, text: str) -> dict[str, JsonValue]:
+        """A plain text as the task's only input. Raises DataError for a task with several."""
+        names = list(self.prepared.task.test[0].inputs)
+        if len(names) != 1:
+            raise DataError(f"this task has the inputs {', '.join(names)}: give a JSON object with these (`--jsonl`)")
+        return {names[0]: text}
+
+    def show(self, example_id: str) -> list[Shown]:
+        """What every strategy sent, retrieved and answered for a test example.
+
+        Raises:
+            DataError: no strategy has answered such an example.
+        """
+        by_id = {example.id: example for example in self.prepared.task.test}
+        shown, ids = [], set()
+        for strategy in self.strategies:
+            for seed in seeds_of(strategy, self.prepared.recipe):
+                for record in read_lines(self.folder.outputs(strategy.name, seed)):
+                    ids.add(record["output"]["example_id"])
+                    if record["output"]["example_id"] == example_id:
+                        shown.append(self._shown(strategy, seed, from_line(record["output"]), by_id[example_id]))
+        if not shown:
+            raise DataError(f"no strategy of {self.folder.root} answered '{example_id}'{nearest(example_id, ids)}")
+        return shown
+
+    def _shown(self, strategy: Strategy, seed: int | None, output: Output, example: Example) -> Shown:
+        model = self.prepared.benches[strategy.name].model
+        ids = output.prompt_token_ids
+        sent = "" if ids is None or model.renderer.tokenizer is None else str(model.renderer.tokenizer.decode(list(ids)))
+        system = self.system(strategy.name, seed)
+        trained = None
+        if system.tuned and example.targets is not None:
+            draft = system.drafts([example])[0]
+            trained = model.renderer.training_sequence(draft, target_text(draft.contract, example))
+        return Shown(strategy.name, seed, output, sent, trained)
+
+
+def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | None = None) -> FinishedRun:
+    """Opens a run folder.
+
+    Raises:
+        RunError: it holds no run.
+        ToolkitError: its recipe's task or models are not what they were or cannot be loaded.
+    """
+    folder = RunFolder(root)
+    if not folder.recipe.is_file():
+        raise RunError(f"{root} holds no run: `recipe.yaml` is missing")
+    recipe = load_recipe(folder.recipe)
+    store = Store(cache_folder() / "store")
+    return FinishedRun(folder, prepare(recipe, store, Meter(listener), load))
+

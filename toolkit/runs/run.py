@@ -1,0 +1,213 @@
+"""The road on one page: recipe -> task and model -> fit -> answer -> score table -> contrasts -> verdict -> report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.comparison.fairness import check_base
+from toolkit.errors import RunError
+from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_usage
+from toolkit.meter import Listener, Meter
+from toolkit.recipe import Recipe, load_recipe
+from toolkit.resources import cache_folder
+from toolkit.runs.after import merge_report, time_one_by_one
+from toolkit.runs.chunks import answer_in_chunks
+from toolkit.runs.folder import RunFolder, opened, read_lines
+from toolkit.runs.ledger import Costed, ledger
+from toolkit.runs.manifest import manifest
+from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
+from toolkit.runs.records import pretty
+from toolkit.runs.summary import Judged, compare
+from toolkit.store import Store, write_atomically
+from toolkit.strategies.adapter import Answerer
+from toolkit.strategies.fitting import Fitted, fit
+from toolkit.strategies.strategy import Strategy, in_order_of_use
+from toolkit.tasks.example import Example
+from toolkit.tasks.output import Output
+from toolkit.tasks.splits import sample
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One fitted strategy and seed with its outputs on the test set."""
+
+    strategy: Strategy
+    seed: int | None
+    fitted: Fitted
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run lies, and its comparison as in `comparison.json`."""
+
+    folder: Path
+    comparison: Mapping[str, Any]
+    ledger: Mapping[str, Any]
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    fresh: bool = False,
+    replace: bool = False,
+    listener: Listener | None = None,
+    load: ModelLoader | None = None,
+    store: Path | None = None,
+) -> RunResult:
+    """Runs a recipe and leaves the files of a run folder.
+
+    Args:
+        recipe: a path, a shipped recipe's name, or a loaded recipe.
+        overrides: `key=value` by dotted path (`limit=8` takes a seeded sample and marks the run SMOKE).
+        out: the run folder; `runs/<recipe>-<digest>` by default. The same command goes on where a killed one stood.
+        fresh: ignore what the Store holds.
+        replace: move another recipe's run in `out` aside.
+        listener: told of every event, for a live view.
+        load: from a model's name to a model; for scripted and hosted models.
+        store: the Store's folder; the user's cache by default.
+
+    Raises:
+        ToolkitError: one message a person can act on; finished work is kept.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    root = out if out is not None else Path("runs") / f"{loaded.name}-{loaded.digest[:8]}"
+    with opened(root, loaded.text, loaded.digest, replace) as folder:
+        meter = Meter(folder.listener(listener))
+        kept = Store(store if store is not None else cache_folder() / "store", read=not fresh)
+        try:
+            return _run(loaded, folder, kept, meter, load)
+        except MemoryError as error:
+            raise RunError(
+                f"out of memory; finished work is kept in {root}: lower `batch_tokens` or `decoding.max_new_tokens` "
+                "and run again"
+            ) from error
+
+
+def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: ModelLoader | None) -> RunResult:
+    prepared = prepare(recipe, store, meter, load)
+    examples = prepared.task.test
+    if recipe.limit is not None and recipe.limit < len(examples):
+        examples = sample(examples, recipe.limit, recipe.seeds[0])
+    write_atomically(folder.manifest, pretty(manifest(prepared, len(examples))))
+    answered = _answer_all(prepared, examples, folder, store, meter)
+    scorings = store.count_scoring(prepared.task.test_digest, recipe.digest)
+    meter.event("statistics", strategies=len(answered))
+    _write_tables(prepared, examples, answered, folder)
+    merges = {
+        item.strategy.name: merge_report(
+            item.fitted.system,
+            prepared.benches[item.strategy.name].model,
+            prepared.task.validation,
+            folder.system(item.strategy.name, item.seed) / "merge.json",
+        )
+        for item in answered
+        if item.fitted.system.tuned
+    }
+    comparison = compare(prepared, folder.scores, folder.usage, _judged(answered), len(examples), scorings, merges)
+    write_atomically(folder.comparison, pretty(comparison))
+    _time(prepared, examples, answered, folder, meter)
+    costs = _ledger(prepared, answered, folder)
+    write_atomically(folder.ledger, pretty(costs))
+    from toolkit.report import write_report
+
+    write_report(folder.root)
+    meter.event("done", report=str(folder.report))
+    return RunResult(folder.root, comparison, costs)
+
+
+def _answer_all(
+    prepared: Prepared, examples: Sequence[Example], folder: RunFolder, store: Store, meter: Meter
+) -> list[Answered]:
+    """Every strategy and seed, in an order that respects `uses`; the base model is checked after each."""
+    recipe = prepared.recipe
+    digests = {name: _bytes_digest(model) for name, model in prepared.models.items()}
+    done: dict[tuple[str, int | None], Answered] = {}
+    for strategy in in_order_of_use(recipe.strategies):
+        bench = prepared.benches[strategy.name]
+        for seed in seeds_of(strategy, recipe):
+            meter.event("strategy", strategy=strategy.name, seed=seed, label=strategy.label())
+
+            def other(name: str, seed: int | None = seed) -> Answerer:
+                found = done.get((name, seed)) or done.get((name, None)) or done[(name, recipe.seeds[0])]
+                return found.fitted.system
+
+            fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
+            path = folder.outputs(strategy.name, seed)
+            outputs = answer_in_chunks(
+                fitted.system, examples, recipe.chunk_examples, path, store, meter, seed
+            )
+            done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
+            for name, model in prepared.models.items():
+                check_base(digests[name], _bytes_digest(model), strategy.name)
+    order = {strategy.name: place for place, strategy in enumerate(recipe.strategies)}
+    return sorted(done.values(), key=lambda item: (order[item.strategy.name], item.seed or 0))
+
+
+def _write_tables(
+    prepared: Prepared, examples: Sequence[Example], answered: Sequence[Answered], folder: RunFolder
+) -> None:
+    scores, usage = [], []
+    for item in answered:
+        bench = prepared.benches[item.strategy.name]
+        scores += score_outputs(
+            item.strategy.name,
+            bench.model.name,
+            bench.conditions.answer_by,
+            item.seed,
+            examples,
+            item.outputs,
+            prepared.metrics,
+            prepared.task.contract,
+        )
+        usage += usage_rows(item.strategy.name, item.seed, item.outputs)
+    write_scores(scores, folder.scores)
+    write_usage(usage, folder.usage)
+
+
+def _judged(answered: Sequence[Answered]) -> list[Judged]:
+    by_name: dict[str, list[Answered]] = {}
+    for item in answered:
+        by_name.setdefault(item.strategy.name, []).append(item)
+    return [
+        Judged(items[0].strategy, tuple(item.seed for item in items), max(item.fitted.trials for item in items))
+        for items in by_name.values()
+    ]
+
+
+def _time(
+    prepared: Prepared, examples: Sequence[Example], answered: Sequence[Answered], folder: RunFolder, meter: Meter
+) -> None:
+    """The timed pass: the first seed of every strategy that is no control."""
+    timings = read_lines(folder.timings)
+    for item in answered:
+        if item.strategy.control or item.seed not in (None, prepared.recipe.seeds[0]):
+            continue
+        known = sum(row["stage"] == "latency" and row["strategy"] == item.strategy.name for row in timings)
+        chosen = examples[: prepared.recipe.timing.examples]
+        time_one_by_one(item.fitted.system, chosen, item.seed, known, meter)
+
+
+def _ledger(prepared: Prepared, answered: Sequence[Answered], folder: RunFolder) -> dict[str, Any]:
+    from toolkit.evaluation import read_usage
+
+    by_name: dict[str, list[Fitted]] = {}
+    for item in answered:
+        by_name.setdefault(item.strategy.name, []).append(item.fitted)
+    costed = [Costed(name, fitted) for name, fitted in by_name.items()]
+    return ledger(costed, read_usage(folder.usage), read_lines(folder.timings))
+
+
+def _bytes_digest(model: Any) -> str:
+    """Of a local model's tensors; a model without any has nothing to change."""
+    from toolkit.inference import LocalModel
+
+    if not isinstance(model, LocalModel):
+        return ""
+    from toolkit.models import tensors_digest
+
+    return tensors_digest(model.module)

@@ -1,0 +1,155 @@
+"""Store: results by the content of what made them. A key leads to a folder; a folder appears whole or not at all.
+
+Keys are content only: weights digests, settings, code versions, token ids. Never a path, never a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import RunError
+
+SEAL = "sealed.json"
+"""Lists a stored folder's files with their sizes and digests; a folder that does not match it is built again."""
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """sha256 over the canonical JSON of a mapping (32 hex digits)."""
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+class Store:
+    """A folder of results.
+
+    Args:
+        root: created when first written to.
+        read: False ignores what is there (`--fresh`) and replaces it.
+    """
+
+    def __init__(self, root: Path, read: bool = True) -> None:
+        self.root = root
+        self._read = read
+        self._written: set[str] = set()
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: str) -> Path | None:
+        """The folder of a key, whole and unchanged, or None."""
+        folder = self._place(key)
+        if (self._read or key in self._written) and folder.is_dir() and _is_sealed(folder):
+            self.hits += 1
+            return folder
+        self.misses += 1
+        return None
+
+    def put(self, key: str, build: Callable[[Path], None]) -> Path:
+        """Builds a folder and moves it into place at once; a process that was faster wins.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        folder = self._place(key)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        except OSError as error:
+            raise RunError(f"the store at {self.root} cannot be written: {error}") from error
+        try:
+            build(work)
+            _seal(work)
+            if folder.exists() and not (self._read and _is_sealed(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                os.replace(work, folder)
+            except OSError:
+                if not _is_sealed(folder):
+                    raise
+        except OSError as error:
+            raise RunError(f"the store at {self.root} cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._written.add(key)
+        return folder
+
+    def folder(self, key: str, build: Callable[[Path], None]) -> Path:
+        """The folder of a key, built if it is not there."""
+        found = self.get(key)
+        return found if found is not None else self.put(key, build)
+
+    def count_scoring(self, test_digest: str, run: str) -> int:
+        """Notes that a run scored a test set; returns how many runs have scored it so far."""
+        path = self.root / "scorings" / f"{test_digest[:32]}.jsonl"
+        line = json.dumps({"run": run}) + "\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+            if line.strip() not in known:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+                known.add(line.strip())
+        except OSError as error:
+            raise RunError(f"the store at {self.root} cannot be written: {error}") from error
+        return len(known)
+
+    def _place(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old bytes or the new ones, never half.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over a folder's file names and bytes."""
+    state = hashlib.sha256()
+    for name, _, digest in _listing(folder):
+        state.update(f"{name}\x00{digest}\x00".encode())
+    return state.hexdigest()
+
+
+def _listing(folder: Path) -> list[tuple[str, int, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    listing = []
+    for path in files:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        listing.append((path.relative_to(folder).as_posix(), path.stat().st_size, digest))
+    return listing
+
+
+def _seal(folder: Path) -> None:
+    (folder / SEAL).write_text(json.dumps(_listing(folder)), encoding="utf-8")
+
+
+def _is_sealed(folder: Path) -> bool:
+    try:
+        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        return bool(sealed == [list(row) for row in _listing(folder)])
+    except (OSError, ValueError):
+        return False

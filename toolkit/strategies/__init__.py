@@ -1,0 +1,1 @@
+"""Strategies: adapters, the systems they give, and the adapters that ship."""

@@ -1,0 +1,261 @@
+"""Fitting: a strategy to a system, part by part, through the Store.
+
+A part's key holds everything it was made of, so a part already fitted anywhere is loaded, and a killed run goes on
+where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import RecipeError
+from toolkit.evaluation import Metric, primary_value
+from toolkit.inference.model import FoundationModel
+from toolkit.meter import Meter
+from toolkit.rendering.draft import Draft
+from toolkit.rendering.renderer import Renderer
+from toolkit.seeds import derive
+from toolkit.store import Store, key_of
+from toolkit.strategies.adapter import Answerer, Part
+from toolkit.strategies.strategy import NamedAdapter, Strategy
+from toolkit.strategies.system import Conditions, System
+from toolkit.tasks.example import Example
+from toolkit.tasks.task import FittingSplit, TrainingTask
+
+if TYPE_CHECKING:
+    from toolkit.retrieval import Encoder
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every strategy of a run is fitted with.
+
+    Attributes:
+        environment: versions, dtype, threads, batch size: what bytes depend on besides content.
+        embedder: loads the recipe's encoder; None where the recipe names none.
+        primary: the metric `validate` reports.
+    """
+
+    task: TrainingTask
+    model: FoundationModel
+    conditions: Conditions
+    environment: Mapping[str, Any]
+    embedder: Callable[[], Encoder] | None
+    primary: Metric
+    store: Store
+    meter: Meter
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        if self.embedder is None:
+            raise RecipeError("a strategy needs an embedder, and the recipe names none: add `embedder: all-minilm-l6-v2`")
+        return self.embedder()
+
+    @cached_property
+    def corpus_digest(self) -> str:
+        if self.task.corpus is None:
+            return ""
+        from toolkit.retrieval import corpus_digest, read_folder
+
+        return corpus_digest(read_folder(self.task.corpus))
+
+    @cached_property
+    def conditions_key(self) -> str:
+        shared = self.conditions
+        return key_of(
+            {
+                "template": shared.template.digest,
+                "contract": repr(shared.contract),
+                "answer_by": shared.answer_by,
+                "sampling": asdict(shared.sampling),
+                "shared_groups": shared.shared_groups,
+                "over_length": shared.over_length,
+                "environment": dict(self.environment),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted strategy, with what its parts tell, the trials they made on validation and what fitting took.
+
+    `fit_seconds` is as first measured, also where the parts came from the Store.
+    """
+
+    system: System
+    facts: tuple[Mapping[str, Any], ...]
+    trials: int
+    fit_seconds: float
+
+
+def fit(
+    strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system: Callable[[str], Answerer]
+) -> Fitted:
+    """Fits a strategy's parts in order and leaves each in `folder/<n>-<adapter>`.
+
+    Args:
+        seed: of this replicate; None for a strategy without a seeded part.
+        folder: the system's folder in a run; parts found there under the same key are loaded.
+        system: another fitted strategy by name.
+
+    Raises:
+        ToolkitError: whatever a part finds wrong with its settings, data or model.
+    """
+    parts: list[Part] = []
+    keys: list[str] = []
+    trials, seconds = 0, 0.0
+    for number, adapter in enumerate(strategy.adapters, start=1):
+        before = System(Strategy(strategy.name, strategy.adapters[: number - 1]), parts, bench.model, bench.conditions)
+        place = folder / f"{number}-{adapter.kind}"
+        context = PartContext(bench, before, adapter, seed or 0, place.with_name(f".{place.name}.work"), system)
+        key = _key(adapter, seed, bench, keys, system)
+        part = _part(adapter, key, place, context, bench)
+        trials += _trials(place)
+        seconds += float(json.loads((place / "cost.json").read_text(encoding="utf-8"))["fit_seconds"])
+        parts.append(part)
+        keys.append(key)
+    key = key_of({"parts": keys, "model": bench.model.digest, "conditions": bench.conditions_key})
+    fitted = System(strategy, parts, bench.model, bench.conditions, key)
+    return Fitted(fitted, tuple(part.describe() for part in parts), trials, seconds)
+
+
+def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, bench: Bench) -> Part:
+    """The part from the run folder, the Store, or by fitting; afterwards it is in both."""
+    known = place / "part.json"
+    if known.is_file() and json.loads(known.read_text(encoding="utf-8"))["key"] == key:
+        return adapter.settings.load(place, context)
+    stored = bench.store.get(key)
+    if stored is None:
+        bench.meter.event("fit", strategy=context.strategy_name, adapter=adapter.kind)
+        context.folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        part = adapter.settings.fit(context)
+        seconds = time.perf_counter() - started
+        stored = bench.store.put(key, lambda target: _save(part, adapter, key, context.trials, seconds, target))
+    shutil.rmtree(place, ignore_errors=True)
+    building = place.with_name(f".{place.name}.copy")
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.copytree(stored, building)
+    building.rename(place)
+    shutil.rmtree(context.folder, ignore_errors=True)
+    return adapter.settings.load(place, context)
+
+
+def _save(
+    part: Part, adapter: NamedAdapter, key: str, trials: Sequence[float], seconds: float, target: Path
+) -> None:
+    part.save(target)
+    (target / "cost.json").write_text(json.dumps({"fit_seconds": seconds}), encoding="utf-8")
+    about = {
+        "adapter": adapter.kind,
+        "version": adapter.settings.version,
+        "settings": adapter.settings.model_dump(mode="json"),
+        "key": key,
+    }
+    (target / "part.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
+    if trials:
+        lines = "".join(json.dumps({"trial": number, "value": value}) + "\n" for number, value in enumerate(trials, 1))
+        (target / "trials.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _trials(place: Path) -> int:
+    path = place / "trials.jsonl"
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+
+
+def _key(
+    adapter: NamedAdapter, seed: int | None, bench: Bench, before: Sequence[str], system: Callable[[str], Answerer]
+) -> str:
+    settings = adapter.settings
+    depends = settings.depends_on()
+    return key_of(
+        {
+            "adapter": f"{type(settings).__module__}.{type(settings).__qualname__}",
+            "version": settings.version,
+            "settings": settings.model_dump(mode="json"),
+            "content": dict(settings.content()),
+            "seed": seed if settings.seeded else None,
+            "data": bench.task.training_digest,
+            "shared_groups": bench.task.shared_groups is not None,
+            "before": list(before),
+            "uses": [getattr(system(name), "key", name) for name in settings.uses()],
+            "model": [bench.model.digest, bench.conditions_key] if "model" in depends else None,
+            "encoder": bench.encoder.digest if "encoder" in depends and bench.embedder else None,
+            "corpus": bench.corpus_digest if "corpus" in depends else None,
+        }
+    )
+
+
+class PartContext:
+    """The FitContext of one part."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        before: System,
+        adapter: NamedAdapter,
+        seed: int,
+        folder: Path,
+        system: Callable[[str], Answerer],
+    ) -> None:
+        self._bench = bench
+        self._before = before
+        self._adapter = adapter
+        self._system = system
+        self.seed = derive(seed, "fit")
+        self.folder = folder
+        self.trials: list[float] = []
+
+    @property
+    def strategy_name(self) -> str:
+        return self._before.strategy.name
+
+    @property
+    def task(self) -> TrainingTask:
+        return self._bench.task
+
+    @property
+    def model(self) -> FoundationModel:
+        return self._bench.model
+
+    @property
+    def renderer(self) -> Renderer:
+        return self._bench.model.renderer
+
+    @property
+    def encoder(self) -> Encoder:
+        return self._bench.encoder
+
+    @property
+    def meter(self) -> Meter:
+        return self._bench.meter
+
+    def cached(self, content: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        return self._bench.store.folder(key_of(content), build)
+
+    def drafts(self, split: FittingSplit) -> list[tuple[Example, Draft]]:
+        examples = self.task.split(split)
+        return list(zip(examples, self._before.drafts(examples), strict=True))
+
+    def validate(self, part: Part) -> float:
+        bench, before = self._bench, self._before
+        stack = Strategy(before.strategy.name, (*before.strategy.adapters, self._adapter))
+        outputs = System(stack, [*before.parts, part], bench.model, bench.conditions).answer(self.task.validation)
+        value = primary_value(self.task.validation, outputs, bench.primary, bench.conditions.contract)
+        self.trials.append(value)
+        bench.meter.event("trial", strategy=before.strategy.name, value=value)
+        return value
+
+    def system(self, name: str) -> Answerer:
+        if name not in self._adapter.settings.uses():
+            raise RecipeError(
+                f"the adapter '{self._adapter.kind}' asks for strategy '{name}' without naming it in `uses`"
+            )
+        return self._system(name)

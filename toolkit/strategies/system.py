@@ -1,0 +1,218 @@
+"""System: a fitted strategy. It answers unlabelled examples, one output each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from toolkit.errors import FairnessError, OverLengthError, RecipeError
+from toolkit.inference.model import FoundationModel, Sampling
+from toolkit.prompting import shows_itself
+from toolkit.rendering.draft import Draft, Passage
+from toolkit.rendering.fit import fitted
+from toolkit.rendering.prompt import Prompt
+from toolkit.rendering.renderer import Renderer
+from toolkit.rendering.template import Template
+from toolkit.strategies.adapter import Part, Responder
+from toolkit.strategies.strategy import Strategy
+from toolkit.tasks.contract import ABSTAIN, UNPARSABLE, AnswerContract, choices_of
+from toolkit.tasks.example import Example
+from toolkit.tasks.output import Output, RetrievedPassage, Status, Usage
+
+AnswerBy = Literal["likelihood", "generation"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all strategies of a comparison share unless a contrast says it varies.
+
+    `shared_groups`: whether demonstrations may come from the example's own group.
+    `over_length`: what to do with a prompt that stays too long: stop, or give that example an error output.
+    """
+
+    template: Template
+    contract: AnswerContract
+    answer_by: AnswerBy
+    sampling: Sampling = field(default_factory=Sampling)
+    shared_groups: bool = False
+    over_length: Literal["stop", "score_as_error"] = "stop"
+
+
+class System:
+    """A strategy's parts over a model.
+
+    Args:
+        model: the base model; the stack's adapted weights, if any, are applied here.
+        key: of everything the system was made of.
+        merged: merge the adapted weights into a copy instead of applying them beside the base's.
+
+    Raises:
+        RecipeError: two parts offer weights.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        parts: Sequence[Part],
+        model: FoundationModel,
+        conditions: Conditions,
+        key: str = "",
+        merged: bool = False,
+    ) -> None:
+        self.strategy = strategy
+        self.parts = tuple(parts)
+        self.conditions = conditions
+        self.key = key
+        self.tuned = any(part.weights is not None for part in parts)
+        weights = [part.weights for part in parts if part.weights is not None]
+        if len(weights) > 1:
+            raise RecipeError(f"strategy '{strategy.name}': two parts offer weights; a stack takes one at most")
+        self.model = model.adapted(weights[0], merged) if weights else model
+
+    @property
+    def renderer(self) -> Renderer:
+        return self.model.renderer
+
+    def answer(self, examples: Sequence[Example]) -> list[Output]:
+        """One output an example, in order. Targets never reach a part; gold spans reach controls only."""
+        asked = [example.unlabelled(keep_spans=self.strategy.control) for example in examples]
+        outputs: list[Output | None] = [None] * len(asked)
+        ready: list[tuple[int, Draft]] = []
+        for position, draft in enumerate(self._extended(asked)):
+            try:
+                ready.append((position, self._fitted(draft)))
+            except OverLengthError as error:
+                if self.conditions.over_length == "stop":
+                    raise
+                outputs[position] = Output(draft.example.id, "error", error=str(error))
+        respond: Responder = self._innermost
+        for part in self.parts:
+            respond = _wrapped(part, respond)
+        answered = respond([draft for _, draft in ready])
+        self._check_ids([draft for _, draft in ready], answered)
+        for (position, _), output in zip(ready, answered, strict=True):
+            outputs[position] = output
+        return [output for output in outputs if output is not None]
+
+    def drafts(self, examples: Sequence[Example]) -> list[Draft]:
+        """The drafts the parts build for examples, fitted to the context: for training and answering alike.
+
+        Raises:
+            OverLengthError: an example does not fit even without passages and demonstrations.
+            FairnessError: a part shows an example to itself.
+        """
+        asked = [example.unlabelled(keep_spans=self.strategy.control) for example in examples]
+        return [self._fitted(draft) for draft in self._extended(asked)]
+
+    def _extended(self, examples: Sequence[Example]) -> list[Draft]:
+        conditions = self.conditions
+        drafts = [Draft(example, conditions.template, conditions.contract) for example in examples]
+        for part in self.parts:
+            drafts = part.extend(drafts)
+        for example, draft in zip(examples, drafts, strict=True):
+            self._check_shown(example, draft)
+        return drafts
+
+    def _check_shown(self, example: Example, draft: Draft) -> None:
+        for shown in draft.demonstrations:
+            if shows_itself(example, shown, self.conditions.shared_groups):
+                raise FairnessError(
+                    f"strategy '{self.strategy.name}' shows example '{example.id}' a demonstration that is itself, has "
+                    f"its content or comes from its group ('{shown.id}'): leave these out in the adapter's `extend`"
+                )
+
+    def _fitted(self, draft: Draft) -> Draft:
+        context = self.model.context_tokens
+        return draft if context is None else fitted(draft, self.renderer, context - self._reserve(draft))
+
+    def _reserve(self, draft: Draft) -> int:
+        """Tokens the answer may take: the decoding cap, or the longest choice."""
+        if self.conditions.answer_by == "generation":
+            return self.conditions.sampling.max_new_tokens
+        return max(len(ids) for ids in self.renderer.continuations(self._choices(draft)))
+
+    def _choices(self, draft: Draft) -> list[str]:
+        contract = self.conditions.contract
+        return [contract.write(label) for label in choices_of(contract, draft.example)]
+
+    def _innermost(self, drafts: Sequence[Draft]) -> list[Output]:
+        """Renders, generates or scores, and parses."""
+        prompts = [self.renderer.prompt(draft) for draft in drafts]
+        if self.conditions.answer_by == "likelihood":
+            return self._scored(drafts, prompts)
+        return self._generated(drafts, prompts)
+
+    def _generated(self, drafts: Sequence[Draft], prompts: Sequence[Prompt]) -> list[Output]:
+        outputs = []
+        for draft, prompt, said in zip(
+            drafts, prompts, self.model.generate(prompts, self.conditions.sampling), strict=True
+        ):
+            reading = self.renderer.parse(said.text, self.conditions.contract)
+            status: Status = "answered"
+            if reading is ABSTAIN:
+                status = "abstained"
+            elif reading is UNPARSABLE:
+                status = "unparsable"
+            output = Output(
+                draft.example.id,
+                status,
+                answer=None if reading is ABSTAIN or reading is UNPARSABLE else reading,
+                text=said.text,
+                token_ids=said.token_ids,
+                termination=said.termination,
+                confidence=said.confidence,
+                usage=Usage(prompt.tokens_by_origin, len(said.token_ids), 1),
+            )
+            outputs.append(_with_prompt(output, draft, prompt))
+        return outputs
+
+    def _scored(self, drafts: Sequence[Draft], prompts: Sequence[Prompt]) -> list[Output]:
+        contract = self.conditions.contract
+        texts = [self._choices(draft) for draft in drafts]
+        continuations = [self.renderer.continuations(choices) for choices in texts]
+        outputs = []
+        for draft, prompt, choices, ids, scores in zip(
+            drafts, prompts, texts, continuations, self.model.score(prompts, continuations), strict=True
+        ):
+            best = max(range(len(scores)), key=lambda place: scores[place])
+            total = math.log(sum(math.exp(score - scores[best]) for score in scores))
+            output = Output(
+                draft.example.id,
+                "answered",
+                answer=choices_of(contract, draft.example)[best],
+                text=choices[best],
+                termination="scored",
+                confidence=math.exp(-total),
+                choice_scores=tuple(scores),
+                usage=Usage(prompt.tokens_by_origin, sum(map(len, ids)), 1),
+            )
+            outputs.append(_with_prompt(output, draft, prompt))
+        return outputs
+
+    def _check_ids(self, drafts: Sequence[Draft], outputs: Sequence[Output]) -> None:
+        if [draft.example.id for draft in drafts] != [output.example_id for output in outputs]:
+            raise FairnessError(
+                f"strategy '{self.strategy.name}': {len(drafts)} examples gave {len(outputs)} outputs or another "
+                "order; a part's `respond` must return exactly one output a draft, in order"
+            )
+
+
+def _wrapped(part: Part, inner: Responder) -> Responder:
+    return lambda drafts: part.respond(drafts, inner)
+
+
+def _with_prompt(output: Output, draft: Draft, prompt: Prompt) -> Output:
+    used = [_retrieved(passage, True) for passage in draft.passages]
+    dropped = [_retrieved(passage, False) for passage in draft.dropped_passages]
+    return replace(
+        output,
+        retrieved=(*used, *dropped),
+        prompt_token_ids=prompt.token_ids,
+        prompt_digest=prompt.digest,
+    )
+
+
+def _retrieved(passage: Passage, used: bool) -> RetrievedPassage:
+    return RetrievedPassage(passage.document, passage.start, passage.end, passage.score, passage.rank, used)

@@ -1,0 +1,1 @@
+"""Tasks: examples, answer contracts, splits, and the doctor that checks them."""

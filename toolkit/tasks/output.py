@@ -1,0 +1,80 @@
+"""Output: what came back for one example. No target, no correctness, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from toolkit.tasks.example import Answer
+
+Status = Literal["answered", "abstained", "unparsable", "error"]
+Termination = Literal["stop", "length", "scored", "none"]
+
+
+@dataclass(frozen=True)
+class RetrievedPassage:
+    """A passage a strategy retrieved; `used` is False where it was dropped to fit the context."""
+
+    document: str
+    start: int
+    end: int
+    score: float
+    rank: int
+    used: bool = True
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer: the prompt's by origin, and what was generated or scored."""
+
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+    completion_tokens: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        origins = dict(self.prompt_tokens)
+        for origin, tokens in other.prompt_tokens.items():
+            origins[origin] = origins.get(origin, 0) + tokens
+        return Usage(origins, self.completion_tokens + other.completion_tokens, self.calls + other.calls)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One example's outcome.
+
+    Attributes:
+        example_id: whose.
+        status: answered, abstained, unparsable or error.
+        answer: what the contract read; None unless answered.
+        text: the answer's text as the model gave it.
+        token_ids: generated tokens (without the prompt).
+        termination: stop (the model ended its turn), length (the cap), scored (a likelihood), none (no model).
+        confidence: the probability of the answer among the choices, or the mean token probability; None if unknown.
+        choice_scores: log-likelihood of each choice, in the order of the choices.
+        retrieved: passages, best first.
+        citations: documents the answer points at.
+        tool_calls: calls a part made on the way, as text.
+        trace: what parts want to tell a reader.
+        usage: tokens by origin.
+        prompt_token_ids: the exact ids sent; None for a hosted model.
+        prompt_digest: of what was sent.
+        error: what went wrong, for status error.
+    """
+
+    example_id: str
+    status: Status
+    answer: Answer = None
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    termination: Termination = "none"
+    confidence: float | None = None
+    choice_scores: tuple[float, ...] | None = None
+    retrieved: tuple[RetrievedPassage, ...] = ()
+    citations: tuple[str, ...] = ()
+    tool_calls: tuple[str, ...] = ()
+    trace: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_digest: str = ""
+    error: str = ""

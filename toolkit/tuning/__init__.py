@@ -1,0 +1,29 @@
+"""Tuning: LoRA adapters trained on rendered sequences, in PEFT's format, the base left untouched.
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from toolkit.tuning.adapter import adapter_digest, load_adapter, merged, save_adapter
+    from toolkit.tuning.settings import TuneSettings
+    from toolkit.tuning.training import TrainingResult, train
+
+__all__ = ["TrainingResult", "TuneSettings", "adapter_digest", "load_adapter", "merged", "save_adapter", "train"]
+
+_PLACES = {
+    "adapter": ("adapter_digest", "load_adapter", "merged", "save_adapter"),
+    "settings": ("TuneSettings",),
+    "training": ("TrainingResult", "train"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"toolkit.tuning.{module}"), name)
+    raise AttributeError(f"module 'toolkit.tuning' has no attribute '{name}'")

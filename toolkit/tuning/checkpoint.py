@@ -1,0 +1,69 @@
+"""A training's state on disk: one safetensors file, replaced in one step, so that it is whole whenever we are killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.models.weights import tensors_digest
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.adapter import write_atomically
+from toolkit.tuning.settings import TuneSettings
+
+FOLDER, FILE = "checkpoint", "state.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def training_key(module: Any, sequences: Sequence[TrainingSequence], settings: TuneSettings, seed: int) -> str:
+    """sha256 of what decides a training's result; where checkpoints are written does not count, nor how often."""
+    digest = hashlib.sha256(tensors_digest(module).encode())
+    digest.update(settings.model_dump_json(exclude={"checkpoint_every"}).encode())
+    digest.update(f"\0{seed}\0".encode())
+    for sequence in sequences:
+        digest.update(f"{sequence.token_ids}{sequence.supervised}\n".encode())
+    return digest.hexdigest()
+
+
+def write(folder: Path, key: str, weights: Any, optimiser: Any, losses: Sequence[float]) -> None:
+    """The adapter's weights, the optimiser's moments and the losses of the steps done."""
+    from safetensors.torch import save
+
+    state = {name: optimiser.state[weights][name] for name in _MOMENTS}
+    tensors = {name: tensor.detach().cpu() for name, tensor in {"weights": weights, **state}.items()}
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    story = json.dumps({"key": key, "losses": list(losses)})
+    write_atomically(folder / FOLDER / FILE, save(tensors, metadata={"training": story}))
+
+
+def resume(folder: Path, key: str, weights: Any, optimiser: Any) -> list[float]:
+    """Puts a written state back and gives the losses of the steps done: none where no state of this training is."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FOLDER / FILE
+    if not path.is_file():
+        return []
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            story = json.loads(file.metadata()["training"])
+            tensors = {name: file.get_tensor(name) for name in ("weights", *_MOMENTS)}
+            if story["key"] != key:
+                return []
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return []  # unreadable: the training starts again, which gives the same adapter
+    with torch.no_grad():
+        weights.copy_(tensors["weights"])
+    for name in _MOMENTS:
+        tensor = tensors[name]
+        optimiser.state[weights][name] = tensor.clone() if name == "step" else tensor.to(weights.device)
+    return [float(loss) for loss in story["losses"]]
+
+
+def remove(folder: Path) -> None:
+    """Once the adapter is written."""
+    (folder / FOLDER / FILE).unlink(missing_ok=True)
+    if (folder / FOLDER).is_dir():
+        (folder / FOLDER).rmdir()

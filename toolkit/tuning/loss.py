@@ -1,0 +1,110 @@
+"""Cross-entropy over supervised tokens only: the head never sees another position.
+
+Letters: B batch, T tokens, D hidden, V vocabulary, N supervised tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from toolkit.rendering.prompt import TrainingSequence
+
+HEAD_ROWS = 512
+"""Rows of the vocabulary product made at once."""
+
+
+class Batch(NamedTuple):
+    """Token ids [B, T], padded on the right with 0, and for each of N supervised tokens where it is predicted from.
+
+    `rows` and `columns` [N] point at the position before the token, `targets` [N] are the tokens. No mask is needed:
+    a token sees only what stands before it, and padding stands behind.
+    """
+
+    ids: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+
+
+def supervised_count(sequence: TrainingSequence) -> int:
+    """Supervised tokens that something stands before, so that they can be predicted."""
+    return sum(sequence.supervised[1:])
+
+
+def collate(sequences: Sequence[TrainingSequence], device: Any) -> Batch:
+    """Sequences as one padded batch."""
+    width = max(len(sequence.token_ids) for sequence in sequences)
+    ids = [[*sequence.token_ids, *[0] * (width - len(sequence.token_ids))] for sequence in sequences]
+    found = [
+        (row, position - 1, sequence.token_ids[position])
+        for row, sequence in enumerate(sequences)
+        for position in range(1, len(sequence.token_ids))
+        if sequence.supervised[position]
+    ]
+    rows, columns, targets = torch.tensor(found, dtype=torch.long).reshape(-1, 3).t().contiguous()
+    return Batch(torch.tensor(ids).to(device), rows.to(device), columns.to(device), targets.to(device))
+
+
+def loss_sum(module: Any, batch: Batch, head_is_plain: bool) -> torch.Tensor:
+    """Cross-entropy summed over the batch's N supervised tokens: a scalar of at least fp32 (nats)."""
+    if not head_is_plain:
+        logits = module(input_ids=batch.ids, use_cache=False).logits[batch.rows, batch.columns]
+        return functional.cross_entropy(_at_least_fp32(logits), batch.targets, reduction="sum")
+    hidden = module.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+    head = module.get_output_embeddings()
+    total: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.rows, batch.columns], head.weight, head.bias, batch.targets)
+    return total
+
+
+def has_plain_head(module: Any) -> bool:
+    """Whether the logits are the frozen head's product with the decoder's states and nothing more.
+
+    Asked of the model itself, on two tokens, since soft caps and scales go by many names in configurations.
+    """
+    head = module.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or any(parameter.requires_grad for parameter in head.parameters()):
+        return False
+    ids = torch.tensor([[0, 1]], device=module.device)
+    with torch.no_grad():
+        hidden = getattr(module.get_decoder()(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        return hidden is not None and torch.equal(head(hidden), module(input_ids=ids, use_cache=False).logits)
+
+
+class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Summed cross-entropy of a linear head that is not trained.
+
+    As the head needs no gradient, that of the hidden states can be formed chunk by chunk in the forward pass: two
+    products a chunk, and no logits kept. The idea is Liger's fused linear cross-entropy, here on supervised rows only.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden [N, D], weight [V, D], bias [V], targets [N] -> scalar."""
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
+        for start in range(0, len(hidden), HEAD_ROWS):
+            chunk = slice(start, start + HEAD_ROWS)
+            logits = _at_least_fp32(functional.linear(hidden[chunk], weight, bias))
+            chosen = targets[chunk].unsqueeze(1)
+            norm = torch.logsumexp(logits, dim=1, keepdim=True)
+            total += (norm - logits.gather(1, chosen)).sum()
+            probabilities = logits.sub_(norm).exp_()
+            probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
+            gradient[chunk] = probabilities.to(hidden.dtype) @ weight
+        context.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * upstream, None, None, None
+
+
+def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

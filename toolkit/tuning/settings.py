@@ -1,0 +1,60 @@
+"""Settings of LoRA tuning: every field is read by the code, and a test holds that."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_RATES: tuple[tuple[float, float], ...] = ((1e9, 1e-3), (1e10, 3e-4))
+_RATE_OF_LARGE_MODELS = 1e-4
+
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TuneSettings(BaseModel):
+    """How an adapter is trained. The defaults follow "LoRA Without Regret" and the tinker-cookbook's sweeps.
+
+    Attributes:
+        rank: of the adapter's matrices; its capacity.
+        alpha: the adapter's product is scaled by alpha / rank, so that the learning rate need not follow the rank.
+        dropout: of the adapter's input while training.
+        target_modules: `all-linear` is every linear layer but the output head; or names of layers.
+        learning_rate: the peak. `auto` is 1e-3 below 1 billion parameters, 3e-4 below 10 billion, else 1e-4.
+        epochs: passes over the sequences.
+        max_steps: stop after so many steps; the schedule then ends there too.
+        batch_size: sequences an optimiser step.
+        micro_batch_tokens: padded tokens a forward pass. A step is accumulated from as many passes as it takes, each
+            token weighing the same, so this changes memory and speed but not the result (up to rounding).
+        warmup_share: of all steps, during which the rate rises.
+        schedule: how the rate goes on after the warm-up: `linear` or `cosine` towards 0, or `constant`.
+        beta1, beta2, weight_decay: of AdamW.
+        clip: the largest norm of a step's gradient.
+        checkpoint_every: steps after which the state is written down, so that a killed training goes on; 0 is never.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1)
+    alpha: Positive = 32.0
+    dropout: Share = 0.0
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    learning_rate: Literal["auto"] | Positive = "auto"
+    epochs: int = Field(3, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(8, ge=1)
+    micro_batch_tokens: int = Field(4096, ge=1)
+    warmup_share: Share = 0.05
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    clip: Positive = 1.0
+    checkpoint_every: int = Field(25, ge=0)
+
+    def resolved_learning_rate(self, parameters: int) -> float:
+        """The peak learning rate for a base of so many parameters."""
+        if self.learning_rate != "auto":
+            return self.learning_rate
+        return next((rate for below, rate in _RATES if parameters < below), _RATE_OF_LARGE_MODELS)

@@ -1,0 +1,228 @@
+"""LoRA training, top to bottom: check, plan, step, save.
+
+The loss of a step is the mean over its supervised tokens, however many forward passes it is accumulated from. There is
+no autocast: the adapter is fp32 and cast where it is used, so training computes what answering computes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DataError, ModelError, listing
+from toolkit.meter import Meter
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.seeds import derive
+from toolkit.tuning import checkpoint
+from toolkit.tuning.adapter import adapter_digest, cuda_devices, new_adapter, save_adapter, write_atomically
+from toolkit.tuning.batches import Step, plan
+from toolkit.tuning.loss import collate, has_plain_head, loss_sum, supervised_count
+from toolkit.tuning.settings import TuneSettings
+
+OnStep = Callable[[int, int, float, int], None]
+"""Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
+
+SUMMARY = "training.json"
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training left and took.
+
+    Attributes:
+        folder: holds the adapter in PEFT's format and `training.json`.
+        digest: of the adapter's tensors and configuration.
+        losses: mean over the supervised tokens of each step, in nats.
+        supervised_tokens, seen_tokens: over all steps; padding is in neither.
+        seconds: of this call; steps done before a resumption are not in it.
+    """
+
+    folder: Path
+    digest: str
+    steps: int
+    losses: tuple[float, ...]
+    supervised_tokens: int
+    seen_tokens: int
+    learning_rate: float
+    trainable_parameters: int
+    total_parameters: int
+    seconds: float
+
+
+def train(
+    module: Any,
+    sequences: Sequence[TrainingSequence],
+    settings: TuneSettings | None = None,
+    folder: Path | str = "adapter",
+    seed: int = 0,
+    base_name: str | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingResult:
+    """Trains a LoRA adapter on sequences and saves it. The module is left as it was, to the bit.
+
+    A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
+
+    Args:
+        module: a transformers causal language model in float32 or bfloat16.
+        sequences: from a `Renderer`, whose tokeniser must be the model's.
+        base_name: the base's name for the adapter's own configuration.
+
+    Raises:
+        DataError: there is nothing to learn from, or a sequence is longer than the model's context.
+        ModelError: the model cannot be tuned, or the loss is no longer a number.
+    """
+    settings, folder = settings or TuneSettings(), Path(folder)
+    _check_module(module)
+    _check_sequences(module, sequences)
+    measured: dict[str, Any] = {}
+    with Meter(lambda _, fields: measured.update(fields)).stage("training"):
+        result = _train(module, sequences, settings, folder, seed, base_name, on_step)
+    return TrainingResult(folder=folder, digest=adapter_digest(folder), seconds=measured["seconds"], **result)
+
+
+def _train(
+    module: Any,
+    sequences: Sequence[TrainingSequence],
+    settings: TuneSettings,
+    folder: Path,
+    seed: int,
+    base_name: str | None,
+    on_step: OnStep | None,
+) -> dict[str, Any]:
+    """The training itself; gives the fields of the result that a repetition would give too."""
+    import torch
+
+    steps = plan([len(sequence.token_ids) for sequence in sequences], settings, seed)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    peak_rate = settings.resolved_learning_rate(parameters)
+
+    adapted = new_adapter(module, settings, seed)
+    view = adapted.get_base_model().train()
+    weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
+    optimiser = torch.optim.AdamW(
+        [weights], betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, fused=True
+    )
+    key = checkpoint.training_key(module, sequences, settings, seed)
+    losses = checkpoint.resume(folder, key, weights, optimiser)
+    (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
+    plain = has_plain_head(view)
+
+    for number in range(len(losses), len(steps)):
+        optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
+        weights.grad.zero_()
+        with torch.random.fork_rng(devices=cuda_devices(module)):
+            torch.manual_seed(derive(seed, f"dropout of step {number}"))
+            loss = _accumulate(view, sequences, steps[number], plain)
+        norm = float(torch.nn.utils.clip_grad_norm_([weights], settings.clip))
+        _check_finite(loss, norm, number, len(steps), rate)
+        optimiser.step()
+        losses.append(loss)
+        done = number + 1
+        if settings.checkpoint_every and done % settings.checkpoint_every == 0 and done < len(steps):
+            checkpoint.write(folder, key, weights, optimiser, losses)
+        if on_step is not None:
+            on_step(done, len(steps), loss, _total(sequences, [steps[number]], lambda row: len(row.token_ids)))
+
+    result: dict[str, Any] = {
+        "steps": len(steps),
+        "losses": tuple(losses),
+        "supervised_tokens": _total(sequences, steps, supervised_count),
+        "seen_tokens": _total(sequences, steps, lambda row: len(row.token_ids)),
+        "learning_rate": peak_rate,
+        "trainable_parameters": weights.numel(),
+        "total_parameters": parameters + weights.numel(),
+    }
+    save_adapter(adapted, folder, base_name)
+    summary = {"settings": settings.model_dump(mode="json"), "seed": seed, **result}
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    checkpoint.remove(folder)
+    return result
+
+
+def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
+    """The learning rate of a step (from 0) as a share of the peak: a linear rise, then the schedule; never 0."""
+    warmup = math.ceil(settings.warmup_share * steps) if settings.warmup_share else 0
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    left = (steps - step) / (steps - warmup)
+    if settings.schedule == "linear":
+        return left
+    return 1.0 if settings.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
+
+
+def _accumulate(view: Any, sequences: Sequence[TrainingSequence], step: Step, plain: bool) -> float:
+    """Adds the gradient of a step's mean loss, pass by pass, and gives that loss."""
+    import torch
+
+    supervised = _total(sequences, [step], supervised_count)
+    total = torch.zeros((), device=view.device)
+    for rows in step:
+        batch = collate([sequences[row] for row in rows], view.device)
+        loss = loss_sum(view, batch, plain) / supervised
+        loss.backward()
+        total += loss.detach()
+    return float(total)
+
+
+def _flattened(parameters: Sequence[Any]) -> Any:
+    """One vector [P] that holds all parameters, which become views of it, their gradients too.
+
+    So the optimiser, the clipping and a checkpoint deal with one tensor instead of hundreds.
+    """
+    import torch
+
+    weights = torch.nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]))
+    weights.grad = torch.zeros_like(weights)
+    start = 0
+    for parameter in parameters:
+        end = start + parameter.numel()
+        parameter.data = weights.data[start:end].view_as(parameter)
+        parameter.grad = weights.grad[start:end].view_as(parameter)
+        start = end
+    return weights
+
+
+def _check_module(module: Any) -> None:
+    import torch
+
+    if module.dtype not in (torch.float32, torch.bfloat16):
+        raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
+    if len({parameter.device for parameter in module.parameters()}) > 1:
+        raise ModelError("the model is spread over several devices: load it on one to tune it")
+
+
+def _check_sequences(module: Any, sequences: Sequence[TrainingSequence]) -> None:
+    """All that can be said before the first step."""
+    if not sequences:
+        raise DataError("there are no training sequences")
+    context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+    known = module.get_input_embeddings().weight.shape[0]
+    problems = []
+    for index, sequence in enumerate(sequences):
+        length = len(sequence.token_ids)
+        if not supervised_count(sequence):
+            problems.append(f"sequence {index}: none of its {length} tokens is supervised, so nothing would be learnt")
+        elif context is not None and length > context:
+            problems.append(f"sequence {index}: {length} tokens, but the model's context is {context}; shorten it")
+        elif not 0 <= min(sequence.token_ids) <= max(sequence.token_ids) < known:
+            problems.append(f"sequence {index}: a token id the model does not know; render with its own tokeniser")
+    if problems:
+        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        raise DataError(listing(problems[:SHOWN_PROBLEMS] + more, "these sequences cannot be trained on"))
+
+
+def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise ModelError(
+            f"step {number + 1} of {steps}: the loss is {loss} and its gradient's norm {norm}; "
+            f"lower `learning_rate` (it is {rate:.1e} at this step) or `clip`, or load the model in float32"
+        )
+
+
+def _total(sequences: Sequence[TrainingSequence], steps: Sequence[Step], count: Callable[[TrainingSequence], int]) -> int:
+    return sum(count(sequences[row]) for step in steps for rows in step for row in rows)
