@@ -135,11 +135,11 @@ def contrasts(
     refusals = [check_trials(plan.a, plan.b, trials, unequal_trials) for plan in plans]
     allowed = [plan for plan, reason in zip(plans, refusals, strict=True) if reason is None]
     measured = [_measure(rows, candidates, plan, metrics[plan.metric], alpha) for plan in allowed]
-    adjusted = iter(holm([found.p_value for found in measured]) if measured else [])
+    adjusted = iter([float(p) for p in holm([found.p_value for found in measured])] if measured else [])
     results, findings = [], iter(measured)
     for plan, reason in zip(plans, refusals, strict=True):
         if reason is None:
-            results.append(_judged(plan, next(findings), float(next(adjusted)), alpha, smoke))
+            results.append(_judged(plan, next(findings), next(adjusted), alpha, smoke))
         else:
             results.append(_refused(plan, reason))
     return results
@@ -147,14 +147,16 @@ def contrasts(
 
 def over_seeds(rows: Sequence[ScoreRow], candidate: Candidate, metric: str) -> MetricArrays:
     """One strategy's scores averaged over its seeds, example by example."""
+    import numpy as np
+
     tables = [arrays(rows, candidate.name, metric, seed) for seed in candidate.seeds]
     first = tables[0]
     for table in tables[1:]:
         _same_examples(first, table, candidate.name, candidate.name)
     return MetricArrays(
         first.example_ids,
-        sum(table.values for table in tables) / len(tables),
-        sum(table.statistics for table in tables) / len(tables),
+        np.mean([table.values for table in tables], axis=0),
+        np.mean([table.statistics for table in tables], axis=0),
         first.groups,
     )
 

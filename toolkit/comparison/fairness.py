@@ -64,9 +64,8 @@ def check_splits(task: Task) -> None:
     if task.shared_groups is None:
         for group, splits in by_group.items():
             if len(splits) > 1:
-                problems.append(
-                    f"group '{group}' is in {', '.join(sorted(splits))}: split by group, or declare `shared_groups: why`"
-                )
+                where = ", ".join(sorted(splits))
+                problems.append(f"group '{group}' is in {where}: split by group, or declare `shared_groups: why`")
     if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise FairnessError(listing(problems[:10] + more, f"task '{task.name}': its splits are not disjoint"))
@@ -103,4 +102,3 @@ def check_base(before: str, after: str, strategy: str) -> None:
             f"strategy '{strategy}' changed the base model's weights in place: every other strategy would be measured "
             "on another model; adapt a view (`model.adapted`) or a copy"
         )
-

@@ -43,9 +43,7 @@ def greedy(
     """Answers for rows of token ids behind the prefix, at least one token each."""
     answers = [Row() for _ in rows]
     for batch in by_budget([len(row) + max_new_tokens for row in rows], budget_tokens):
-        _decode(
-            module, [rows[i] for i in batch], [answers[i] for i in batch], prefix, stop_ids, max_new_tokens
-        )
+        _decode(module, [rows[i] for i in batch], [answers[i] for i in batch], prefix, stop_ids, max_new_tokens)
     return answers
 
 

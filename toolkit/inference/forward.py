@@ -28,7 +28,7 @@ def takes_tree_masks(module: Any) -> bool:
     return kinds == {"full_attention"} and (not sliding or config.model_type in {"qwen2", "qwen3"})
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     """Tokens all rows share at their start, at least one token of every row left over."""
     first, last = min(rows), max(rows)
     limit = min(len(row) for row in rows) - 1

@@ -144,5 +144,3 @@ def plain_scores(
             scores.append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
         results.append(tuple(scores))
     return results
-
-

@@ -38,7 +38,7 @@ def contrast_problems(document: Document) -> list[Problem]:
                 f"{', '.join(written)}, or declare `contrasts`",
             )
         )
-    pairs: dict[frozenset[str], int] = {}
+    pairs: dict[tuple[frozenset[str], JsonValue], int] = {}
     for index, contrast in enumerate(declared):
         if isinstance(contrast, Mapping):
             problems += _in_contrast(document, index, contrast, written, pairs)
@@ -48,8 +48,11 @@ def contrast_problems(document: Document) -> list[Problem]:
 def assembled(
     declared: Sequence[Contrast], strategies: Sequence[Strategy], baseline: str | None, margin: float | None
 ) -> tuple[ContrastSpec, ...]:
-    """Each candidate against the baseline unless that pair is declared, then the declared contrasts."""
-    pairs = {frozenset((contrast.a, contrast.b)) for contrast in declared}
+    """Each candidate against the baseline unless that pair is declared, then the declared contrasts.
+
+    A contrast on a metric other than the primary one is another question and leaves the default one where it is.
+    """
+    pairs = {frozenset((contrast.a, contrast.b)) for contrast in declared if contrast.metric is None}
     default = [
         ContrastSpec(strategy.name, baseline, (), margin)
         for strategy in strategies
@@ -58,10 +61,13 @@ def assembled(
         and not strategy.control
         and frozenset((strategy.name, baseline)) not in pairs
     ]
-    own = [
-        ContrastSpec(item.a, item.b, item.varies, margin if item.margin is None else item.margin) for item in declared
-    ]
-    return (*default, *own)
+    return (*default, *(_declared(contrast, margin) for contrast in declared))
+
+
+def _declared(contrast: Contrast, margin: float | None) -> ContrastSpec:
+    inherited = margin if contrast.metric is None else None
+    own = inherited if contrast.margin is None else contrast.margin
+    return ContrastSpec(contrast.a, contrast.b, contrast.varies, own, contrast.metric)
 
 
 def _in_contrast(
@@ -69,7 +75,7 @@ def _in_contrast(
     index: int,
     contrast: Mapping[str, JsonValue],
     written: Mapping[str, JsonValue],
-    pairs: dict[frozenset[str], int],
+    pairs: dict[tuple[frozenset[str], JsonValue], int],
 ) -> list[Problem]:
     a, b = contrast.get("a"), contrast.get("b")
     problems = []
@@ -79,7 +85,8 @@ def _in_contrast(
     if not (isinstance(a, str) and isinstance(b, str)):
         return problems
     place: Place = ("contrasts", index)
-    pair = frozenset((a, b))
+    metric = contrast.get("metric")
+    pair = (frozenset((a, b)), metric if isinstance(metric, str) else None)
     if a == b:
         problems.append(document.problem(place, f"compares '{a}' with itself"))
     elif pair in pairs:

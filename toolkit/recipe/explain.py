@@ -48,9 +48,12 @@ _MUST = {
 
 
 class _Finding(NamedTuple):
+    """One error: what must be, and (where that helps) what was found and what was probably meant."""
+
     place: Place
     must: str
-    found: str
+    found: str = ""
+    meant: str = ""
 
 
 def validated(
@@ -63,12 +66,14 @@ def validated(
     try:
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        found = list(_findings(error.errors(include_url=False), model, value))
+        grouped = _grouped(_findings(error.errors(include_url=False), model, value))
     problems = []
-    for where, findings in _grouped(found).items():
-        must = " or ".join(dict.fromkeys(finding.must for finding in findings))
-        shown = "".join(dict.fromkeys(finding.found for finding in findings))
-        problems.append(document.problem((*place, *where), f"{must}{shown}"))
+    for where, findings in grouped.items():
+        first, *others = dict.fromkeys(finding.must for finding in findings)
+        must = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+        found_there = next((finding.found for finding in findings if finding.found), "")
+        meant = next((finding.meant for finding in findings if finding.meant), "")
+        problems.append(document.problem((*place, *where), f"{must}{found_there}{meant}"))
     return problems
 
 
@@ -96,17 +101,24 @@ def _findings(errors: Iterable[ErrorDetails], model: type[BaseModel], value: Jso
             allowed = _keys_at(model, place[:-1])
             hint = nearest(str(place[-1]), allowed)
             meant.add((*place[:-1], *re.findall(r"'(.*)'", hint)))
-            yield _Finding(place, f"unknown key{hint}; allowed: {', '.join(allowed) or 'none'}", "")
+            yield _Finding(place, f"unknown key{hint}; allowed: {', '.join(allowed) or 'none'}")
     for item, place in items:
         if item["type"] == "missing":
             if place not in meant:
-                yield _Finding(place, "is missing", "")
+                yield _Finding(place, "is missing")
         elif item["type"] in _MUST:
-            must = _MUST[item["type"]].format(**item.get("ctx", {}))
-            yield _Finding(place, must, f", found {found_text(item['input'])}{_near(item)}")
+            must = _MUST[item["type"]].format(**{key: _short(limit) for key, limit in item.get("ctx", {}).items()})
+            yield _Finding(place, must, f", found {found_text(item['input'])}", _near(item))
+        elif item["type"] in ("value_error", "assertion_error"):
+            yield _Finding(place, item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "))
         elif item["type"] != "extra_forbidden":
-            message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            yield _Finding(place, message[:1].lower() + message[1:], "")
+            must = item["msg"].replace("Input should", "must", 1)
+            yield _Finding(place, must, f", found {found_text(item['input'])}")
+
+
+def _short(limit: Any) -> Any:
+    """0.0 as 0: a limit as a person would write it."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _near(item: ErrorDetails) -> str:

@@ -34,10 +34,12 @@ def apply(document: Document, override: str, number: int = 0) -> list[Problem]:
         return [error.problem]
     reader = Reader(lambda line: origin)
     value = reader.read(text, target.place)
+    if reader.problems:
+        return reader.problems
     document.forget(target.place)
     document.origins.update(reader.origins)
     target.put(value)
-    return reader.problems
+    return []
 
 
 class _NoWayError(Exception):

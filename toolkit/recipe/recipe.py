@@ -29,13 +29,15 @@ class ContrastSpec:
 
     Attributes:
         varies: factors that may differ besides the parts of the two stacks.
-        margin: the contrast's own, else the recipe's; None where neither is declared.
+        margin: the contrast's own, else (on the primary metric) the recipe's; None where neither is declared.
+        metric: None is the primary one.
     """
 
     a: str
     b: str
     varies: tuple[Factor, ...] = ()
     margin: float | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Recipe:
         overrides: one entry for every strategy, mostly empty.
         baseline: None where no strategy was declared one and none has an empty list.
         contrasts: each candidate against the baseline, in recipe order, then the declared ones. A declared contrast
-            takes the place of the default one of the same pair; controls are contrasted only where declared.
+            on the primary metric takes the place of the default one of the same pair; controls are contrasted only
+            where declared.
         metrics: in place of the task's; empty where the task's count.
         text: the whole recipe as YAML, overrides and defaults included; it loads to the same digest.
         digest: sha256 of everything but name and description, whatever the order of keys.

@@ -66,13 +66,15 @@ class Contrast(Strict):
 
     Attributes:
         varies: factors, other than the parts of the two stacks, that may differ between them.
-        margin: differences below it count as equivalent; the recipe's where absent.
+        margin: differences below it count as equivalent; where absent the recipe's, which is on the primary metric.
+        metric: another metric than the primary one.
     """
 
     a: str
     b: str
     varies: Annotated[tuple[Factor, ...], AfterValidator(_distinct)] = ()
     margin: Margin | None = None
+    metric: Text | None = None
 
 
 class StrategyDecoding(Strict):
@@ -124,4 +126,4 @@ class RecipeFile(Strict):
     chunk_examples: int = Field(default=32, ge=1)
     batch_tokens: int = Field(default=4096, ge=256)
     unequal_trials: Text | None = None
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)

@@ -91,7 +91,7 @@ def _append(path: Path, key: str, outputs: Sequence[dict[str, Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}; finished chunks are kept, run the same command again") from error
+        raise RunError(f"{path} cannot be written: {error}; finished chunks are kept: run the command again") from error
 
 
 def _finished(path: Path, chunks: Sequence[Sequence[Example]], keys: Sequence[str]) -> list[Output]:
@@ -122,4 +122,3 @@ def _read(line: bytes, key: str) -> Output | None:
         return from_line(record["output"]) if line.endswith(b"\n") and record["chunk"] == key else None
     except (ValueError, KeyError, TypeError):
         return None
-

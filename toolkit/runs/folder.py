@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from toolkit.errors import RunError
 from toolkit.meter import Listener
+from toolkit.recipe import Recipe
 from toolkit.runs.records import dumps
 from toolkit.store import write_atomically
 
@@ -23,6 +24,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.recipe = root / "recipe.yaml"
+        self.recipe_source = root / ".recipe-source"
         self.manifest = root / "manifest.json"
         self.events = root / "events.jsonl"
         self.timings = root / "timings.jsonl"
@@ -59,8 +61,8 @@ def seed_name(seed: int | None) -> str:
 
 
 @contextmanager
-def opened(root: Path, recipe_text: str, recipe_digest: str, replace: bool) -> Iterator[RunFolder]:
-    """The folder of a run, locked against other processes; made if it is not there.
+def opened(root: Path, recipe: Recipe, replace: bool) -> Iterator[RunFolder]:
+    """The folder of a recipe's run, locked against other processes; made if it is not there.
 
     Raises:
         RunError: it holds another recipe's run (unless `replace` moves that aside), another process is running in it,
@@ -76,19 +78,19 @@ def opened(root: Path, recipe_text: str, recipe_digest: str, replace: bool) -> I
     except OSError as error:
         raise RunError(f"the run folder {root} cannot be written: {error}") from error
     try:
-        _claim(folder, recipe_text, recipe_digest, replace)
+        _claim(folder, recipe, replace)
         yield folder
     finally:
         lock.release()
 
 
-def _claim(folder: RunFolder, recipe_text: str, recipe_digest: str, replace: bool) -> None:
+def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
     marker = folder.root / ".recipe-digest"
     there = marker.read_text(encoding="utf-8").strip() if marker.exists() else None
-    strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", ".recipe-digest"}]
+    strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", marker.name}]
     if there is None and strangers and not folder.recipe.exists():
         raise RunError(f"{folder.root} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}, ...)")
-    if there is not None and there != recipe_digest:
+    if there is not None and there != recipe.digest:
         if not replace:
             raise RunError(
                 f"{folder.root} holds the run of another recipe; give another `--out`, or `--replace` to move it aside"
@@ -97,8 +99,9 @@ def _claim(folder: RunFolder, recipe_text: str, recipe_digest: str, replace: boo
         aside.mkdir()
         for name in strangers:
             (folder.root / name).rename(aside / name)
-    write_atomically(marker, recipe_digest.encode())
-    write_atomically(folder.recipe, recipe_text.encode())
+    write_atomically(marker, recipe.digest.encode())
+    write_atomically(folder.recipe, recipe.text.encode())
+    write_atomically(folder.recipe_source, str(recipe.path.resolve()).encode())
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -37,9 +37,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
                 "label": strategy.label(),
                 "control": strategy.control,
                 "seeds": list(seeds_of(strategy, recipe)),
-                "adapters": [
-                    {adapter.kind: adapter.settings.model_dump(mode="json")} for adapter in strategy.adapters
-                ],
+                "adapters": [{adapter.kind: adapter.settings.model_dump(mode="json")} for adapter in strategy.adapters],
                 "factors": asdict(prepared.sheets[strategy.name]),
             }
             for strategy in recipe.strategies

@@ -90,7 +90,7 @@ def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
         meter.event("notice", text=text)
 
     loaded = load_pretrained(resolve(name, "model", recipe.path), recipe.dtype, recipe.device, notice)
-    meter.event("model", name=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
+    meter.event("model", model=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
     return LocalModel.of(loaded, recipe.batch_tokens)
 
 
@@ -140,7 +140,7 @@ def _benches(
         name = recipe.models[own.model] if own.model else recipe.model
         template = own.template or recipe.template
         answer_by = own.answer_by or recipe.answer_by
-        tokens = own.max_new_tokens or recipe.decoding.max_new_tokens
+        tokens = own.max_new_tokens or recipe.max_new_tokens
         wanted = (name, template, answer_by, tokens)
         if wanted not in made:
             model = load(name)
@@ -190,13 +190,13 @@ def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
 
 def _check_adapters(recipe: Recipe, task: Task) -> None:
     problems = [
-        f"strategies.{strategy.name}: {adapter.kind}: {problem}"
+        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: {problem}"
         for strategy in recipe.strategies
         for adapter in strategy.adapters
         for problem in adapter.settings.check(task.without_test())
     ]
     if problems:
-        raise RecipeError(listing(problems, str(recipe.path)))
+        raise RecipeError(listing(problems, "the recipe does not suit its task"))
 
 
 def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:

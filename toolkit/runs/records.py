@@ -33,5 +33,5 @@ def dumps(record: Any) -> str:
 
 
 def pretty(record: Any) -> bytes:
-    """Indented JSON with sorted keys and a final newline."""
-    return (json.dumps(record, ensure_ascii=False, sort_keys=True, indent=2) + "\n").encode()
+    """Indented JSON in the record's own order, with a final newline."""
+    return (json.dumps(record, ensure_ascii=False, indent=2) + "\n").encode()

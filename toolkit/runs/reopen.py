@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -75,7 +75,8 @@ class FinishedRun:
         """
         names = [strategy.name for strategy in self.strategies]
         if name not in names:
-            raise RunError(f"{self.folder.root} has no strategy '{name}'{nearest(name, names)}; it has: {', '.join(names)}")
+            there = ", ".join(names)
+            raise RunError(f"{self.folder.root} has no strategy '{name}'{nearest(name, names)}; it has: {there}")
         strategy = self.strategies[names.index(name)]
         chosen = seed if seed is not None else seeds_of(strategy, self.prepared.recipe)[0]
         if (name, chosen) not in self._systems:
@@ -84,9 +85,7 @@ class FinishedRun:
             def other(used: str) -> Answerer:
                 return self.system(used, chosen)
 
-            self._systems[(name, chosen)] = fit(
-                strategy, chosen, bench, self.folder.system(name, chosen), other
-            ).system
+            self._systems[(name, chosen)] = fit(strategy, chosen, bench, self.folder.system(name, chosen), other).system
         return self._systems[(name, chosen)]
 
     def predict(self, name: str, inputs: Sequence[Mapping[str, JsonValue]]) -> list[Output]:
@@ -129,8 +128,8 @@ class FinishedRun:
 
     def _shown(self, strategy: Strategy, seed: int | None, output: Output, example: Example) -> Shown:
         model = self.prepared.benches[strategy.name].model
-        ids = output.prompt_token_ids
-        sent = "" if ids is None or model.renderer.tokenizer is None else str(model.renderer.tokenizer.decode(list(ids)))
+        ids, tokenizer = output.prompt_token_ids, model.renderer.tokenizer
+        sent = "" if ids is None or tokenizer is None else str(tokenizer.decode(list(ids)))
         system = self.system(strategy.name, seed)
         trained = None
         if system.tuned and example.targets is not None:
@@ -150,6 +149,7 @@ def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | Non
     if not folder.recipe.is_file():
         raise RunError(f"{root} holds no run: `recipe.yaml` is missing")
     recipe = load_recipe(folder.recipe)
+    if folder.recipe_source.is_file():  # what the recipe names may lie beside where it was written
+        recipe = replace(recipe, path=Path(folder.recipe_source.read_text(encoding="utf-8")))
     store = Store(cache_folder() / "store")
     return FinishedRun(folder, prepare(recipe, store, Meter(listener), load))
-

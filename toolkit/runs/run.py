@@ -76,7 +76,7 @@ def run(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     root = out if out is not None else Path("runs") / f"{loaded.name}-{loaded.digest[:8]}"
-    with opened(root, loaded.text, loaded.digest, replace) as folder:
+    with opened(root, loaded, replace) as folder:
         meter = Meter(folder.listener(listener))
         kept = Store(store if store is not None else cache_folder() / "store", read=not fresh)
         try:
@@ -138,9 +138,7 @@ def _answer_all(
 
             fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
             path = folder.outputs(strategy.name, seed)
-            outputs = answer_in_chunks(
-                fitted.system, examples, recipe.chunk_examples, path, store, meter, seed
-            )
+            outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
             done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
             for name, model in prepared.models.items():
                 check_base(digests[name], _bytes_digest(model), strategy.name)
@@ -188,7 +186,7 @@ def _time(
         if item.strategy.control or item.seed not in (None, prepared.recipe.seeds[0]):
             continue
         known = sum(row["stage"] == "latency" and row["strategy"] == item.strategy.name for row in timings)
-        chosen = examples[: prepared.recipe.timing.examples]
+        chosen = examples[: prepared.recipe.timing_examples]
         time_one_by_one(item.fitted.system, chosen, item.seed, known, meter)
 
 

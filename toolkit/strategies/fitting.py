@@ -55,7 +55,9 @@ class Bench:
     @cached_property
     def encoder(self) -> Encoder:
         if self.embedder is None:
-            raise RecipeError("a strategy needs an embedder, and the recipe names none: add `embedder: all-minilm-l6-v2`")
+            raise RecipeError(
+                "a strategy needs an embedder and the recipe names none: add `embedder: all-minilm-l6-v2`"
+            )
         return self.embedder()
 
     @cached_property
@@ -95,9 +97,7 @@ class Fitted:
     fit_seconds: float
 
 
-def fit(
-    strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system: Callable[[str], Answerer]
-) -> Fitted:
+def fit(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system: Callable[[str], Answerer]) -> Fitted:
     """Fits a strategy's parts in order and leaves each in `folder/<n>-<adapter>`.
 
     Args:
@@ -148,9 +148,7 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
     return adapter.settings.load(place, context)
 
 
-def _save(
-    part: Part, adapter: NamedAdapter, key: str, trials: Sequence[float], seconds: float, target: Path
-) -> None:
+def _save(part: Part, adapter: NamedAdapter, key: str, trials: Sequence[float], seconds: float, target: Path) -> None:
     part.save(target)
     (target / "cost.json").write_text(json.dumps({"fit_seconds": seconds}), encoding="utf-8")
     about = {

@@ -77,9 +77,7 @@ class RetrievedPassages(Part):
 
     def extend(self, drafts: Sequence[Draft]) -> list[Draft]:
         found = self._retriever.search([question_of(draft.example) for draft in drafts], top_k=self._top_k)
-        return [
-            draft.with_passages([passage(hit) for hit in hits]) for draft, hits in zip(drafts, found, strict=True)
-        ]
+        return [draft.with_passages([passage(hit) for hit in hits]) for draft, hits in zip(drafts, found, strict=True)]
 
     def save(self, folder: Path) -> None:
         self._retriever.save(folder)
@@ -90,5 +88,3 @@ class RetrievedPassages(Part):
 
 def passage(hit: Hit) -> Passage:
     return Passage(hit.document, hit.start, hit.end, hit.text, hit.score, hit.rank)
-
-

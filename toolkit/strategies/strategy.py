@@ -90,7 +90,8 @@ def in_order_of_use(strategies: Sequence[Strategy]) -> list[Strategy]:
             raise RecipeError(f"strategies use each other in a circle: {' -> '.join((*path, strategy.name))}")
         for name in strategy.uses:
             if name not in by_name:
-                raise RecipeError(f"strategy '{strategy.name}' uses '{name}', which is not there{nearest(name, by_name)}")
+                hint = nearest(name, by_name)
+                raise RecipeError(f"strategy '{strategy.name}' uses '{name}', which is not there{hint}")
             visit(by_name[name], (*path, strategy.name))
         done[strategy.name] = strategy
 

@@ -17,7 +17,7 @@ from toolkit.rendering.renderer import Renderer
 from toolkit.rendering.template import Template
 from toolkit.strategies.adapter import Part, Responder
 from toolkit.strategies.strategy import Strategy
-from toolkit.tasks.contract import ABSTAIN, UNPARSABLE, AnswerContract, choices_of
+from toolkit.tasks.contract import ABSTAIN, AnswerContract, Unread, choices_of
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output, RetrievedPassage, Status, Usage
 
@@ -151,14 +151,12 @@ class System:
         ):
             reading = self.renderer.parse(said.text, self.conditions.contract)
             status: Status = "answered"
-            if reading is ABSTAIN:
-                status = "abstained"
-            elif reading is UNPARSABLE:
-                status = "unparsable"
+            if isinstance(reading, Unread):
+                status = "abstained" if reading is ABSTAIN else "unparsable"
             output = Output(
                 draft.example.id,
                 status,
-                answer=None if reading is ABSTAIN or reading is UNPARSABLE else reading,
+                answer=None if isinstance(reading, Unread) else reading,
                 text=said.text,
                 token_ids=said.token_ids,
                 termination=said.termination,

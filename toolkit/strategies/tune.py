@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 from toolkit.errors import ModelError
 from toolkit.inference.local import LocalModel
 from toolkit.inference.model import Weights
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.tasks.contract import target_text
 from toolkit.tasks.task import TrainingTask
-from toolkit.tuning import TuneSettings, adapter_digest, train
+from toolkit.tuning.settings import TuneSettings
 
 
 class TuneAdapter(Adapter, TuneSettings):
@@ -37,6 +36,8 @@ class TuneAdapter(Adapter, TuneSettings):
         return [] if task.train else ["there is nothing to train on: train is empty"]
 
     def fit(self, context: FitContext) -> Part:
+        from toolkit.tuning import train
+
         if not isinstance(context.model, LocalModel):
             raise ModelError(f"the model '{context.model.name}' cannot be tuned here: its weights are not local")
         context.meter.event("drafts", examples=len(context.task.train))
@@ -73,6 +74,8 @@ class TunedWeights(Part):
     """A PEFT adapter in a folder."""
 
     def __init__(self, folder: Path) -> None:
+        from toolkit.tuning import adapter_digest
+
         self._folder = folder
         self.weights = Weights(folder, adapter_digest(folder))
 

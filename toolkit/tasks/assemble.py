@@ -33,13 +33,13 @@ def assemble(
     Args:
         problems: found while reading the rows; reported together with those found here.
         heading: what the message calls the task.
-        place: where the task's keys stand.
+        place: where the task's labels stand, for what is wrong with them.
 
     Raises:
         DataError: any problem at all, every one with its place.
     """
     everything = [item for split in SPLITS for item in splits[split]]
-    empty = [] if problems else [f"{place}: the {split} split has no rows" for split in SPLITS if not splits[split]]
+    empty = [] if problems else [f"the {split} split has no rows" for split in SPLITS if not splits[split]]
     found = [*problems, *empty, *_repeated_ids(everything), *_input_problems(everything)]
     contract = None
     # Labels taken from train are incomplete where a row of it could not be read: no row is then blamed for them.

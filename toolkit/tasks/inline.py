@@ -87,6 +87,6 @@ def _corpus(name: str | None, base: Path, problems: list[str]) -> Path | None:
     if name is None:
         return None
     path = base / Path(name).expanduser()
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".jsonl"):
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".jsonl"):
         problems.append(f"corpus: '{path}' is neither a folder nor a .jsonl file")
     return path

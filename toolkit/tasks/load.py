@@ -13,7 +13,7 @@ from toolkit.tasks.rows import Located, parse_row
 from toolkit.tasks.schema import InlineTask, TaskFile
 from toolkit.tasks.tables import read_table
 from toolkit.tasks.task import Split, Task
-from toolkit.tasks.yaml_file import read_yaml
+from toolkit.tasks.yaml_file import YamlFile, read_yaml
 
 HOLDS = "a task is a folder with task.yaml, train.jsonl, validation.jsonl and test.jsonl"
 
@@ -49,13 +49,13 @@ def _load_folder(folder: Path) -> Loaded:
         if not (folder / name).is_file():
             problems.append(f"{shown(folder / name)}: the file is missing; {HOLDS}")
     file = folder / "task.yaml"
-    keys = read_yaml(file, TaskFile, problems) if file.is_file() and not escapes(file, folder) else None
+    read = read_yaml(file, TaskFile, problems) if file.is_file() and not escapes(file, folder) else None
     splits: dict[Split, list[Located]] = {split: _read_split(folder, split, problems) for split in SPLITS}
-    if keys is None:
+    if read is None:
         refuse(problems, heading)
         raise DataError(f"{heading}: task.yaml could not be read")
-    corpus = _corpus(folder, keys, problems)
-    return assemble(keys, splits, corpus, problems, heading, place=shown(file))
+    corpus = _corpus(folder, read, problems)
+    return assemble(read.content, splits, corpus, problems, heading, place=read.where("labels"))
 
 
 def _read_split(folder: Path, split: Split, problems: list[str]) -> list[Located]:
@@ -66,17 +66,15 @@ def _read_split(folder: Path, split: Split, problems: list[str]) -> list[Located
     return [item for item in parsed if item is not None]
 
 
-def _corpus(folder: Path, keys: TaskFile, problems: list[str]) -> Path | None:
-    path = folder / (keys.corpus or "corpus")
-    if keys.corpus is None and not path.is_dir():
+def _corpus(folder: Path, read: YamlFile[TaskFile], problems: list[str]) -> Path | None:
+    name = read.content.corpus
+    path = folder / (name or "corpus")
+    if name is None and not path.is_dir():
         return None
     if escapes(path, folder):
-        if keys.corpus is not None:
-            problems.append(f"{shown(folder / 'task.yaml')}: corpus: '{keys.corpus}' lies outside the task's folder")
-        return None
-    if not path.exists():
-        problems.append(f"{shown(folder / 'task.yaml')}: corpus: '{keys.corpus}' does not exist")
-        return None
+        problems.append(f"{read.where('corpus')}: corpus: '{name or path.name}' lies outside the task's folder")
+    elif not path.is_dir() and not (path.is_file() and path.suffix == ".jsonl"):
+        problems.append(f"{read.where('corpus')}: corpus: '{name}' is neither a folder nor a .jsonl file")
     return path
 
 

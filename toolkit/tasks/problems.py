@@ -16,6 +16,14 @@ SHOWN = 20
 
 Location = tuple[int | str, ...]
 
+_PLAIN = {
+    "a valid string": "a text",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a mapping of names to values",
+    "a valid integer": "a whole number",
+}
+"""pydantic's words -> what people who write YAML and JSON say."""
+
 
 def refuse(problems: Sequence[str], heading: str) -> None:
     """Raises a DataError that lists the first problems and counts all; does nothing where there are none."""
@@ -59,7 +67,9 @@ def _message(model: type[BaseModel], location: Location, kind: str, text: str, f
     text = text.removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {text}" if key else text
-    text = text[:1].lower() + text[1:].replace("Input", "input")
+    text = text[:1].lower() + text[1:]
+    for jargon, plain in _PLAIN.items():
+        text = text.replace(jargon, plain)
     return f"{key}: {text}, found {excerpt(found)}" if key else f"{text}, found {excerpt(found)}"
 
 

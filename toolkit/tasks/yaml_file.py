@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,7 +13,20 @@ from toolkit.tasks.problems import Location, described, shown
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_yaml(path: Path, model: type[Model], problems: list[str]) -> Model | None:
+@dataclass(frozen=True)
+class YamlFile(Generic[Model]):
+    """A file as a model, and its lines."""
+
+    path: Path
+    content: Model
+    tree: Any
+
+    def where(self, *key: str) -> str:
+        """`file:line` of a key."""
+        return f"{shown(self.path)}:{_line(self.tree, key)}"
+
+
+def read_yaml(path: Path, model: type[Model], problems: list[str]) -> YamlFile[Model] | None:
     """The file as a model; None, with every reason and its line added to `problems`, where it is none."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -35,7 +49,7 @@ def read_yaml(path: Path, model: type[Model], problems: list[str]) -> Model | No
         problems.append(f"{shown(path)}:1: expected the keys {', '.join(model.model_fields)}")
         return None
     try:
-        return model.model_validate(content)
+        return YamlFile(path, model.model_validate(content), tree)
     except ValidationError as error:
         problems.extend(f"{shown(path)}:{_line(tree, where)}: {message}" for where, message in described(error, model))
         return None

@@ -1,0 +1,72 @@
+"""`toolkit run`: a recipe from its strategies to verdicts and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from toolkit.recipe import Recipe
+    from toolkit.runs.run import RunResult
+
+
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped one.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted path.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder; runs/<recipe>-<digest> if absent.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Only N test examples, a seeded sample: a smoke run, without verdicts."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything anew; ignore earlier results.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Move another recipe's run in DIR aside, and still use its results.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
+) -> None:
+    """Run a recipe: fit every strategy, answer the test set, compare, and write a report.
+
+    Progress goes to standard error, the result to standard output. A run that was stopped goes on when the same
+    command is given again.
+
+    \b
+    Examples:
+      toolkit run quickstart
+      toolkit run recipes/handbook.yaml seeds=[0,1,2] --out runs/three-seeds
+      toolkit run my-recipe.yaml strategies.rag.retrieve.top_k=5 model=smollm2-135m-instruct
+      toolkit run my-recipe.yaml --limit 8
+    """
+    from toolkit.recipe import load_recipe
+
+    given = [*(overrides or []), *([f"limit={limit}"] if limit is not None else [])]
+    loaded = load_recipe(recipe, given)
+    result = _with_progress(loaded, out, fresh, replace, quiet)
+    from toolkit.commands.terminal import colours, width
+    from toolkit.commands.verdicts import result_lines
+
+    for line in result_lines(result.comparison, result.ledger, width(), colours()):
+        typer.echo(line)
+    typer.echo(f"report: {result.folder / 'report.html'}")
+    typer.echo(f"run:    {result.folder}")
+
+
+def _with_progress(recipe: Recipe, out: Path | None, fresh: bool, replace: bool, quiet: bool) -> RunResult:
+    from toolkit.console import listening
+    from toolkit.runs.prepare import seeds_of
+    from toolkit.runs.run import run as run_recipe
+
+    fits = sum(len(seeds_of(strategy, recipe)) for strategy in recipe.strategies)
+    if not quiet:
+        typer.echo(f"{recipe.name}: {', '.join(strategy.name for strategy in recipe.strategies)}", err=True)
+    with listening(quiet, fits) as listener:
+        return run_recipe(recipe, out=out, fresh=fresh, replace=replace, listener=listener)
