@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from toolkit.errors import DataError
-from toolkit.evaluation import METRICS, default_metrics, metrics_for, primary_value
+from toolkit.evaluation import METRICS, metrics_for, primary_value
 from toolkit.tasks.contract import ChoiceContract, JsonContract, TextContract
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
@@ -294,13 +294,6 @@ def test_every_metric_is_registered_under_its_own_name_and_bounded():
         assert metric.version
 
 
-@pytest.mark.parametrize("contract", [CHOICE, TEXT, JSON, TextContract(), ChoiceContract(LABELS)])
-def test_default_metrics_suit_their_task(contract):
-    names = default_metrics(contract)
-    found = metrics_for(names, contract)
-    assert [metric.name for metric in found] == [*names, "recall_at_k", "mrr", "parsed"]
-
-
 def test_secondary_metrics_are_not_repeated():
     assert [metric.name for metric in metrics_for(["parsed", "mrr"], TEXT)] == ["parsed", "mrr", "recall_at_k"]
 
@@ -316,7 +309,7 @@ def test_all_problems_of_metric_names_are_told_at_once():
 
 
 def test_a_primary_metric_is_needed_and_ranks():
-    with pytest.raises(DataError, match="none is named; for this task: accuracy"):
+    with pytest.raises(DataError, match="none is named; for choice tasks: accuracy"):
         metrics_for([], CHOICE)
     with pytest.raises(DataError, match="ranks nothing"):
         metrics_for(["answer_tokens"], TEXT)

@@ -8,7 +8,7 @@ Importing this package loads neither numpy nor pyarrow.
 """
 
 from toolkit.evaluation.metric import Metric, Scored
-from toolkit.evaluation.metrics import METRICS, default_metrics, metrics_for
+from toolkit.evaluation.metrics import METRICS, metrics_for
 from toolkit.evaluation.table import (
     MetricArrays,
     ScoreRow,
@@ -28,7 +28,6 @@ __all__ = [
     "Scored",
     "UsageRow",
     "arrays",
-    "default_metrics",
     "metrics_for",
     "primary_value",
     "read_scores",

@@ -147,18 +147,6 @@ SECONDARY = ("recall_at_k", "mrr", "parsed")
 """Measured wherever they apply, asked for or not."""
 
 
-def default_metrics(contract: AnswerContract) -> tuple[str, ...]:
-    """Names for a task that names none; the first is the primary one."""
-    if contract.kind == "choice":
-        return ("accuracy", "macro_f1")
-    if contract.kind == "json":
-        return ("exact_match", "json_validity")
-    names = ("token_f1", "contains", "exact_match")
-    if contract.abstention is None:
-        return names
-    return (*names, "answered_contains", "abstention_precision", "abstention_recall")
-
-
 def metrics_for(names: Sequence[str], contract: AnswerContract) -> tuple[Metric, ...]:
     """The named metrics, the primary one first, then the secondary ones not named.
 
@@ -169,7 +157,7 @@ def metrics_for(names: Sequence[str], contract: AnswerContract) -> tuple[Metric,
     problems = [problem for name in dict.fromkeys(names) for problem in _problems(name, contract)]
     problems += [f"'{name}' is named more than once" for name in dict.fromkeys(names) if names.count(name) > 1]
     if not names:
-        problems.append(f"none is named; for this task: {', '.join(default_metrics(contract))}")
+        problems.append(f"none is named; for {contract.kind} tasks: {', '.join(_usable(contract))}")
     elif names[0] in METRICS and METRICS[names[0]].informational:
         problems.append(f"'{names[0]}' ranks nothing, so it cannot be the first, primary metric")
     if problems:
@@ -178,7 +166,7 @@ def metrics_for(names: Sequence[str], contract: AnswerContract) -> tuple[Metric,
 
 
 def _problems(name: str, contract: AnswerContract) -> list[str]:
-    usable = [known for known, metric in METRICS.items() if contract.kind in metric.kinds]
+    usable = _usable(contract)
     if name not in METRICS:
         return [f"unknown metric '{name}'{nearest(name, METRICS)}; for {contract.kind} tasks: {', '.join(usable)}"]
     if name not in usable:
@@ -186,3 +174,7 @@ def _problems(name: str, contract: AnswerContract) -> list[str]:
     if METRICS[name].needs_abstention and contract.abstention is None:
         return [f"'{name}' needs a task that can abstain: add `abstention:`"]
     return []
+
+
+def _usable(contract: AnswerContract) -> list[str]:
+    return [known for known, metric in METRICS.items() if contract.kind in metric.kinds]

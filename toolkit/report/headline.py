@@ -98,8 +98,8 @@ def _support(found: Standing, metric: str) -> tuple[str, ...]:
     if found.untested:
         pairs = ", ".join(f"{{a: {found.best}, b: {name}}}" for name in found.untested)
         lines.append(f"No contrast tests it against {listed(found.untested)}: add `contrasts: [{pairs}]`.")
-    lines += [f"The contrast with {side.against} was refused: {side.refused}." for side in found.refused]
-    return tuple(line.replace("..", ".") for line in lines)
+    lines += [f"The contrast with {side.against} was refused: {side.refused}" for side in found.refused]
+    return tuple(lines)
 
 
 def _costs(run: RunFiles, found: Standing) -> list[str]:

@@ -7,7 +7,7 @@ Importing this package loads neither torch nor faiss.
 """
 
 from toolkit.retrieval.chunking import Chunk, Chunking, chunk_documents
-from toolkit.retrieval.documents import Document, corpus_digest, read_folder
+from toolkit.retrieval.documents import Document, corpus_digest, read_corpus, read_folder
 from toolkit.retrieval.encoder import Encoder, HashingEncoder, SentenceEncoder
 from toolkit.retrieval.index import FlatIndex
 from toolkit.retrieval.manifest import Manifest
@@ -30,6 +30,7 @@ __all__ = [
     "corpus_digest",
     "covered_share",
     "covers",
+    "read_corpus",
     "read_folder",
     "recall_at_k",
     "reciprocal_rank",

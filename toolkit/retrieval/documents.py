@@ -52,10 +52,28 @@ def read_folder(path: str | os.PathLike[str]) -> list[Document]:
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
-    documents: list[Document] = []
     problems: list[str] = []
+    return _read(root, _files(root, problems), problems)
+
+
+def read_corpus(path: str | os.PathLike[str]) -> list[Document]:
+    """Read a folder as `read_folder` does, or a single file of those it reads.
+
+    Raises:
+        DataError: as `read_folder`; or there is no such file, or it is of another kind.
+    """
+    file = Path(path)
+    if not file.is_file():
+        return read_folder(file)
+    if file.suffix.lower() not in READABLE:
+        raise DataError(f"{file}: {file.suffix or 'a file without suffix'} is not read; read are {', '.join(READABLE)}")
+    return _read(file.parent, [file], [])
+
+
+def _read(root: Path, files: Sequence[Path], problems: list[str]) -> list[Document]:
+    documents: list[Document] = []
     places: dict[str, str] = {}
-    for file in _files(root, problems):
+    for file in files:
         for place, document in _read_file(root, file, problems):
             if document.id in places:
                 problems.append(f"{place}: id {document.id!r} is already used by {places[document.id]}")

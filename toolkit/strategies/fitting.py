@@ -64,9 +64,9 @@ class Bench:
     def corpus_digest(self) -> str:
         if self.task.corpus is None:
             return ""
-        from toolkit.retrieval import corpus_digest, read_folder
+        from toolkit.retrieval import corpus_digest, read_corpus
 
-        return corpus_digest(read_folder(self.task.corpus))
+        return corpus_digest(read_corpus(self.task.corpus))
 
     @cached_property
     def conditions_key(self) -> str:

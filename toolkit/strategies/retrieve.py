@@ -48,11 +48,11 @@ class RetrieveAdapter(Adapter):
 
     def retriever(self, context: FitContext) -> Retriever:
         """The index of the corpus; built once for a corpus, a chunking and an embedder, whoever asks."""
-        from toolkit.retrieval import Chunking, Retriever, corpus_digest, read_folder
+        from toolkit.retrieval import Chunking, Retriever, corpus_digest, read_corpus
 
         if context.task.corpus is None:
             raise DataError(f"task '{context.task.name}' has no corpus to retrieve from")
-        documents = read_folder(context.task.corpus)
+        documents = read_corpus(context.task.corpus)
         chunking = Chunking(self.size_tokens, self.overlap_tokens)
         content = {
             "index": "flat-1",

@@ -100,7 +100,8 @@ class ChoiceContract:
 
     @property
     def instruction(self) -> str:
-        return f"{self.question}: {', '.join(self.write(label) for label in self.labels)}."
+        listed = f"{self.question}: {', '.join(self.write(label) for label in self.labels)}."
+        return listed if self.abstention is None else f"{listed} If none fits, reply: {self.abstention}"
 
     def write(self, answer: Answer) -> str:
         if not isinstance(answer, str) or answer not in self.labels:
@@ -161,7 +162,8 @@ class JsonContract:
     @property
     def instruction(self) -> str:
         keys = f" Keys: {', '.join(self.required)}." if self.required else ""
-        return f"{self.question}{keys}"
+        asked = f"{self.question}{keys}"
+        return asked if self.abstention is None else f"{asked} If you do not know the answer, reply: {self.abstention}"
 
     def write(self, answer: Answer) -> str:
         missing = self._missing(answer)

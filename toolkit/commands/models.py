@@ -1,0 +1,87 @@
+"""`toolkit models`: what models and embedders there are, and bringing their weights here."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.commands.terminal import table
+
+if TYPE_CHECKING:
+    from toolkit.models import Entry
+
+models = typer.Typer(
+    help="List, fetch and show models and embedders.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+NAME_HELP = "A catalogue name, a folder of weights, or hub:owner/name[@revision]."
+
+
+@models.command("list")
+def list_entries() -> None:
+    """List the models and embedders of the catalogue, and which are here already."""
+    from toolkit.models import entries, is_cached
+
+    rows = [["name", "kind", "source", "licence", "here"]]
+    for entry in [*entries("model"), *entries("embedder")]:
+        here = "yes" if is_cached(entry) else "no"
+        rows.append([entry.name, entry.kind, str(entry.source), entry.licence or "-", here])
+    for line in table(rows):
+        typer.echo(line)
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME_HELP, show_default=False)],
+) -> None:
+    """Fetch weights into the cache, so that later runs need no network.
+
+    \b
+    Example:
+      toolkit models pull smollm2-135m-instruct-q4 all-minilm-l6-v2
+    """
+    from toolkit.models import fetch_weights
+
+    found = [named(name) for name in names]  # all names are checked before anything is fetched
+    for entry in found:
+        fetched = fetch_weights(entry, lambda text: typer.echo(text, err=True))
+        typer.echo(f"{entry.name}: {fetched.folder}")
+
+
+@models.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP, show_default=False)],
+) -> None:
+    """Show an entry: where its weights come from, and their digest where they are here."""
+    from toolkit.models import fetch_weights, is_cached, weights_digest
+
+    entry = named(name)
+    rows = [["name", entry.name], ["kind", entry.kind], ["licence", entry.licence or "-"], ["source", str(entry.source)]]
+    if entry.note:
+        rows.append(["note", entry.note.strip()])
+    if is_cached(entry):
+        folder = fetch_weights(entry).folder
+        rows += [["folder", str(folder)], ["digest", weights_digest(folder)]]
+    else:
+        rows.append(["folder", f"not here yet: toolkit models pull {name}"])
+    for line in table(rows):
+        typer.echo(line)
+
+
+def named(name: str) -> Entry:
+    """A model or embedder, whichever the name means.
+
+    Raises:
+        ModelError: neither; the message names the nearest match.
+    """
+    from toolkit.models import entries, read_entry, resolve
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return read_entry(path)
+    embedders = [entry.name for entry in entries("embedder")]
+    close = get_close_matches(name, [*(entry.name for entry in entries("model")), *embedders], n=1)
+    return resolve(name, "embedder" if close and close[0] in embedders else "model")

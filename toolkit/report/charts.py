@@ -1,0 +1,157 @@
+"""Charts as inline SVG: differences with their intervals, and scores. Same data, same bytes; nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolkit.report.figures import Bounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 9.6, 0.42, 0.95
+INK, QUIET, RULE = "#1f2933", "#5b6673", "#d5dae1"
+STYLES = {
+    "BETTER": (">", "#0072b2", True),
+    "WORSE": ("<", "#d55e00", True),
+    "EQUIVALENT": ("s", "#007a5a", True),
+    "UNRESOLVED": ("o", "#5b6673", False),
+    "SMOKE": ("D", "#8a6d00", False),
+    "refused": ("x", "#5b6673", True),
+    "candidate": ("o", "#1f2933", True),
+    "control": ("o", "#8792a2", False),
+}
+"""Marker, colour (told apart by colour-blind readers, after Okabe and Ito) and whether it is filled."""
+
+NAME_SHARE, TEXT_SHARE = 0.30, 0.31
+LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One line of a chart: a value with its interval, in the chart's unit, what it is, and how it is written out."""
+
+    name: str
+    value: float | None
+    interval: Bounds
+    style: str
+    text: str
+    word: str = ""
+
+
+def forest(marks: Sequence[Mark], unit: str, title: str) -> str:
+    """Differences around a zero line, one row a contrast; the verdict is in the shape, the colour and the words."""
+    return _drawn(marks, unit, title, zero=True, salt="differences")
+
+
+def scores(marks: Sequence[Mark], unit: str, title: str) -> str:
+    """Scores as dots, one row a strategy. Not bars: whether two intervals overlap is no test."""
+    return _drawn(marks, unit, title, zero=False, salt="scores")
+
+
+def _drawn(marks: Sequence[Mark], unit: str, title: str, zero: bool, salt: str) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.hashsalt": f"toolkit-{salt}",
+        "svg.fonttype": "none",  # text stays text: found by search, read aloud, and small
+        "text.parse_math": False,  # names are data, not formulas
+        "font.family": "DejaVu Sans",  # ships with matplotlib, so that the layout is the same everywhere
+        "font.size": 9.5,
+    }
+    with mpl.rc_context(settings):
+        height = FRAME_INCHES + ROW_INCHES * len(marks)
+        figure = Figure(figsize=(WIDTH_INCHES, height))
+        below = 0.68 / height
+        axes = figure.add_axes((NAME_SHARE, below, 1 - NAME_SHARE - TEXT_SHARE, 1 - below - 0.12 / height))
+        _frame(axes, marks, unit, zero)
+        for place, mark in enumerate(marks):
+            _row(axes, place, mark)
+        return _inline(figure, title, salt)
+
+
+def _frame(axes: Axes, marks: Sequence[Mark], unit: str, zero: bool) -> None:
+    values = [bound for mark in marks for bound in (mark.value, *mark.interval) if bound is not None]
+    low, high = min([*values, 0.0] if zero else values or [0.0]), max([*values, 0.0] if zero else values or [1.0])
+    room = 0.06 * (high - low) or 1.0
+    axes.set_xlim(low - room, high + room)
+    axes.set_ylim(len(marks) - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.set_xlabel(unit, color=QUIET)
+    axes.tick_params(axis="x", colors=QUIET, length=3)
+    for name in ("top", "left", "right"):
+        axes.spines[name].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.grid(axis="x", color="#edf0f3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if zero:
+        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+
+
+def _row(axes: Axes, place: int, mark: Mark) -> None:
+    marker, colour, filled = STYLES[mark.style]
+    across = axes.get_yaxis_transform()
+    name = mark.name if len(mark.name) <= LONGEST_NAME else mark.name[: LONGEST_NAME - 1] + "…"
+    axes.text(-0.03, place, name, transform=across, ha="right", va="center", color=INK)
+    axes.text(1.03, place, mark.text, transform=across, ha="left", va="center", color=INK)
+    if mark.word:
+        axes.text(
+            1.785, place, mark.word, transform=across, ha="right", va="center", color=colour, weight="bold", size=8.5
+        )
+    if mark.value is None:
+        return
+    low, high = mark.interval
+    if low is not None and high is not None:
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=2)
+    face = colour if filled else "white"
+    axes.plot(
+        mark.value, place, marker=marker, markersize=8, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=3
+    )
+
+
+def _inline(figure: Figure, title: str, salt: str) -> str:
+    """The SVG element alone: no prolog, metadata or namespaces, its ids its own, a title for who cannot see it."""
+    from html import escape
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    opening, rest = text.split(">", 1)
+    width, tall = (float(part) for part in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)[0])
+    rest = rest.replace('id="', f'id="{salt}-').replace("url(#", f"url(#{salt}-")
+    rest = rest.replace('xlink:href="#', f'href="#{salt}-')
+    opened = f'<svg viewBox="0 0 {width:g} {tall:g}" role="img" aria-label="{escape(title)}"'
+    return f"{opened}><title>{escape(title)}</title>{rest.strip()}"
+
+
+def in_characters(marks: Sequence[Mark], zero: bool, width: int = 41) -> str:
+    """The same chart for Markdown: `├───●───┤` on a line of characters, `|` at zero."""
+    values = [bound for mark in marks for bound in (mark.value, *mark.interval) if bound is not None]
+    ends = [*values, 0.0] if zero else values
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+    def column(value: float) -> int:
+        return round((value - low) / ((high - low) or 1.0) * (width - 1))
+
+    longest = max((len(mark.name) for mark in marks), default=0)
+    lines = []
+    for mark in marks:
+        line = [" "] * width
+        if zero:
+            line[column(0.0)] = "|"
+        bottom, top = mark.interval
+        if bottom is not None and top is not None:
+            start, end = column(bottom), column(top)
+            line[start : end + 1] = ["─"] * (end - start + 1)
+            line[start], line[end] = "├", "┤"
+        if mark.value is not None:
+            line[column(mark.value)] = "●"
+        lines.append(f"{mark.name:<{longest}}  {''.join(line)}  {mark.text} {mark.word}".rstrip())
+    return "\n".join(lines)
