@@ -5,9 +5,12 @@ Nothing is fetched; torch and transformers are imported by the fixtures that nee
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models wait for threads far longer than they compute
 
 import pytest
 

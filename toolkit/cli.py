@@ -7,13 +7,14 @@ defect of ours and shows its traceback.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,9 @@ app.add_typer(models, name="models")
 
 def main() -> None:
     """The entry point of the `toolkit` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
     app(prog_name="toolkit")
 
 
@@ -143,7 +147,5 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 def _forget_output() -> None:
     """The reader went away: what is still buffered must not fail again when Python ends."""
-    try:
+    with suppress(OSError, ValueError):  # a captured output has no file behind it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # a captured output has no file behind it

@@ -195,7 +195,7 @@ def _live(narrator: Narrator, stream: TextIO) -> Iterator[Listener]:
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, markup=False)
-    shown = _Now(time.monotonic)
+    shown = Now(time.monotonic)
     with Live(console=console, get_renderable=shown.line, refresh_per_second=5, transient=True):
 
         def listen(name: str, fields: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _keep(console: Console, line: str) -> None:
     console.print(line, style=style, soft_wrap=True)
 
 
-class _Now:
+class Now:
     """The line drawn again and again: a bar, what goes on, and for how long it has."""
 
     def __init__(self, clock: Clock) -> None:

@@ -36,7 +36,7 @@ class Store:
 
     def __init__(self, root: Path, read: bool = True) -> None:
         self.root = root
-        self._read = read
+        self.read = read
         self._written: set[str] = set()
         self.hits = 0
         self.misses = 0
@@ -44,7 +44,7 @@ class Store:
     def get(self, key: str) -> Path | None:
         """The folder of a key, whole and unchanged, or None."""
         folder = self._place(key)
-        if (self._read or key in self._written) and folder.is_dir() and _is_sealed(folder):
+        if (self.read or key in self._written) and folder.is_dir() and is_sealed(folder):
             self.hits += 1
             return folder
         self.misses += 1
@@ -65,12 +65,13 @@ class Store:
         try:
             build(work)
             _seal(work)
-            if folder.exists() and not (self._read and _is_sealed(folder)):
+            work.chmod(0o755)  # mkdtemp makes folders that nobody else may read
+            if folder.exists() and not (self.read and is_sealed(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
             try:
                 os.replace(work, folder)
             except OSError:
-                if not _is_sealed(folder):
+                if not is_sealed(folder):
                     raise
         except OSError as error:
             raise RunError(f"the store at {self.root} cannot be written: {error}") from error
@@ -147,7 +148,8 @@ def _seal(folder: Path) -> None:
     (folder / SEAL).write_text(json.dumps(_listing(folder)), encoding="utf-8")
 
 
-def _is_sealed(folder: Path) -> bool:
+def is_sealed(folder: Path) -> bool:
+    """Whether a stored folder, or a copy of one, is whole and unchanged."""
     try:
         sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         return bool(sealed == [list(row) for row in _listing(folder)])

@@ -19,6 +19,7 @@ from toolkit.tasks.messages import Message
 
 LENIENT = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 words = st.text(st.characters(codec="utf-8"), max_size=20)
+ASKED = Message("user", "b")
 DEMONSTRATIONS = (Example("d1", {"question": "One?"}, ("1",)), Example("d2", {"question": "Two?"}, ("2",)))
 
 
@@ -68,7 +69,7 @@ def test_the_messages_are_instruction_demonstrations_question_and_later_turns(dr
     assert said[0].content == TextContract().instruction
     assert [message.content for message in said[1:5]] == ["Question: One?", "1", "Question: Two?", "2"]
     assert said[5].content == (
-        "Passage 1: First fact.\nPassage 2: Second fact.\n\nQuestion: Why is it so?"
+        "Passage 1: First fact.\nPassage 2: Second fact.\nQuestion: Why is it so?"
     )
 
 
@@ -133,9 +134,9 @@ def test_a_chat_template_that_rewrites_earlier_turns_is_refused(make_tokenizer: 
 
 def test_a_conversation_with_nothing_to_learn_or_the_wrong_role_is_refused(renderer: Renderer) -> None:
     with pytest.raises(DataError, match="conversation 2: no message has `supervise=True`"):
-        renderer.training_sequences([[Message("assistant", "a", supervise=True)], [Message("user", "b")]])
+        renderer.training_sequences([[ASKED, Message("assistant", "a", supervise=True)], [ASKED]])
     with pytest.raises(DataError, match="only assistant messages"):
-        renderer.training_sequences([[Message("user", "b", supervise=True)]])
+        renderer.training_sequences([[ASKED, replace(ASKED, supervise=True)]])
 
 
 def test_tokens_by_origin_add_up_and_are_found_by_difference(draft: Draft, renderer: Renderer) -> None:
@@ -193,7 +194,7 @@ def test_what_is_trained_is_parsed_back(draft: Draft, renderer: Renderer) -> Non
     contract = ChoiceContract(("card arrival", "card"), written={"card": "Card!"})
     for label in contract.labels:
         example = Example("e", {"question": "?"}, (label,))
-        sequence = renderer.training_sequence(replace(draft, contract=contract), target_text(contract, example))
+        sequence = renderer.training_sequence(draft, target_text(contract, example))
         taught = [i for i, kept in zip(sequence.token_ids, sequence.supervised, strict=True) if kept]
         assert renderer.parse(renderer.text(taught), contract) == label
 

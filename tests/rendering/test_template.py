@@ -74,7 +74,6 @@ def test_passages_may_be_named_in_their_own_slot_only(part: str, text: str) -> N
         ("user", "{{ input.question }}", "did you mean 'inputs'"),
         ("user", "{{ target }}", "'target' is not available here; allowed: inputs, labels"),
         ("system", "{{ inputs.question }}", "'inputs' is not available here; allowed: instruction, labels"),
-        ("user", "{{ range(3) }}", "'range' is not available here"),
         ("user", "{{ lipsum() }}", "'lipsum' is not available here"),
     ],
 )
@@ -82,6 +81,11 @@ def test_names_a_text_may_not_see_are_refused_when_it_is_read(part: str, text: s
     with pytest.raises(DataError) as caught:
         Template("t", **{"system": "s", "passages": "", "user": "u", part: text})
     assert hint in str(caught.value)
+
+
+def test_nothing_random_is_available() -> None:
+    with pytest.raises(DataError, match="random"):
+        with_user("{{ labels | random }}")
 
 
 @pytest.mark.parametrize("text", ["{{ inputs.question ", "{% for x in inputs %}", "{{ inputs.question | nosuchfilter }}"])
@@ -102,6 +106,7 @@ def test_broken_texts_are_refused_when_they_are_read_with_their_line(text: str) 
         ("{{ inputs.title | default('untitled') }}", "untitled"),
         ("{{ inputs['items'] | tojson }}", '["a", "b"]'),
         ("{{ inputs.question[:2] }}", "Wh"),
+        ("{% for i in range(3) %}{{ i }}{% endfor %}", "012"),
     ],
 )
 def test_ordinary_templates_work(text: str, wanted: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from toolkit.runs.run import RunResult, run
 
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -26,10 +30,97 @@ class World:
     choice_task: Path
     text_task: Path
 
-    def recipe(self, name: str, text: str) -> Path:
-        path = self.root / f"{name}.yaml"
-        path.write_text(text, encoding="utf-8")
+    def recipe(self, path: Path, strategies: Mapping[str, Any], **changes: Any) -> Path:
+        """A recipe file over the text task; `changes` replace or add keys, None leaves one out."""
+        keys = {
+            "task": str(self.text_task),
+            "model": str(self.model),
+            "embedder": str(self.embedder),
+            "dtype": "bfloat16",
+            "decoding": {"max_new_tokens": 3},
+            "chunk_examples": 8,
+            "timing": {"examples": 2},
+            **changes,
+            "strategies": strategies,
+        }
+        lines = [f"{key}: {json.dumps(value)}\n" for key, value in keys.items() if value is not None]
+        path.write_text("".join(lines), encoding="utf-8")
         return path
+
+
+RETRIEVE = {"top_k": 2, "size_tokens": 16, "overlap_tokens": 4}
+TUNE = {"rank": 2, "epochs": 1, "batch_size": 8, "checkpoint_every": 2}
+STRATEGIES = {
+    "zero_shot": [],
+    "few_shot": [{"prompt": {"shots": 2}}],
+    "rag": [{"retrieve": RETRIEVE}],
+    "lora": [{"tune": TUNE}],
+    "lora_rag": [{"retrieve": RETRIEVE}, {"tune": TUNE}],
+    "oracle": [{"oracle": RETRIEVE}],
+}
+
+
+def _artefacts(root: Path) -> dict[str, bytes]:
+    """The bytes a killed run must end with: tables, comparison, outputs and systems.
+
+    A part's folder also says how long its fitting took (`cost.json`, and the seal over it): clocks are left out.
+    """
+    tables = [root / name for name in ("scores.parquet", "usage.parquet", "comparison.json")]
+    files = [path for name in ("outputs", "systems") for path in (root / name).rglob("*") if path.is_file()]
+    kept = [path for path in (*tables, *files) if path.name not in ("cost.json", "sealed.json")]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in kept}
+
+
+@pytest.fixture(scope="session")
+def artefacts() -> Callable[[Path], dict[str, bytes]]:
+    return _artefacts
+
+
+@pytest.fixture(scope="session")
+def all_strategies() -> dict[str, Any]:
+    return STRATEGIES
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's is read or written."""
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def start(world: World, tmp_path: Path) -> Callable[..., RunResult]:
+    """Runs strategies in this test's folder; `out` and `store` name folders in it, other words go to `run`."""
+
+    def started(strategies: Mapping[str, Any], out: str = "run", store: str = "store", **words: Any) -> RunResult:
+        given = {name: words.pop(name) for name in RUN_WORDS if name in words}
+        path = world.recipe(tmp_path / "recipe.yaml", strategies, **words)
+        return run(path, out=tmp_path / out, store=tmp_path / store, **given)
+
+    return started
+
+
+RUN_WORDS = ("overrides", "fresh", "replace", "listener", "load")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every call of a local model, adapted ones too: what was called and with how many prompts."""
+    from toolkit.inference import LocalModel
+
+    calls: list[tuple[str, int]] = []
+
+    def noted(name: str) -> Any:
+        plain = getattr(LocalModel, name)
+
+        def call(self: Any, prompts: Any, more: Any) -> Any:
+            calls.append((name, len(prompts)))
+            return plain(self, prompts, more)
+
+        return call
+
+    for name in ("generate", "score"):
+        monkeypatch.setattr(LocalModel, name, noted(name))
+    return calls
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +130,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(root, _model(root, tokenizer), _embedder(root), _choice_task(root), _text_task(root))
 
 
-def _tokenizer(root: Path):
+def _tokenizer(root: Path) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -58,7 +149,7 @@ def _tokenizer(root: Path):
     return tokenizer
 
 
-def _model(root: Path, tokenizer) -> Path:
+def _model(root: Path, tokenizer: Any) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -27,11 +27,12 @@ def inspect(
     example: Annotated[str, typer.Option(metavar="ID", help="The id of a test example.", show_default=False)],
     ids: Annotated[bool, typer.Option("--ids", help="Token ids too.")] = False,
 ) -> None:
-    """Show what every strategy sent, retrieved and answered for one test example.
+    """Show what each strategy did with one test example.
 
-    Text stands behind a bar, exactly as the model saw it, control tokens included. For tuned strategies the sequence
-    is shown that they learn from an example like this; supervised tokens are underlined, or between [[ and ]] where
-    there are no colours.
+    That is: what it sent, what it retrieved, what it answered and how sure it was, beside the gold answer. Text
+    stands behind a bar, exactly as the model saw it, control tokens included. For tuned strategies the sequence is
+    shown that they learn from an example like this; supervised tokens are underlined, or between [[ and ]] where there
+    are no colours.
 
     \b
     Examples:

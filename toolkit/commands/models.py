@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,22 +23,24 @@ NAME_HELP = "A catalogue name, a folder of weights, or hub:owner/name[@revision]
 
 @models.command("list")
 def list_entries() -> None:
-    """List the models and embedders of the catalogue, and which are here already."""
+    """List models and embedders, and which are here already."""
     from toolkit.models import entries, is_cached
 
     rows = [["name", "kind", "source", "licence", "here"]]
     for entry in [*entries("model"), *entries("embedder")]:
         here = "yes" if is_cached(entry) else "no"
-        rows.append([entry.name, entry.kind, str(entry.source), entry.licence or "-", here])
+        rows.append([entry.name, entry.kind, _short(str(entry.source)), entry.licence or "-", here])
     for line in table(rows):
         typer.echo(line)
 
 
 @models.command()
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME_HELP, show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help=NAME_HELP, show_default=False)],
 ) -> None:
-    """Fetch weights into the cache, so that later runs need no network.
+    """Fetch weights, so that runs need no network.
+
+    They are kept in the cache folder; the variable TOOLKIT_CACHE moves it.
 
     \b
     Example:
@@ -55,11 +58,12 @@ def pull(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help=NAME_HELP, show_default=False)],
 ) -> None:
-    """Show an entry: where its weights come from, and their digest where they are here."""
+    """Show where weights come from, and their digest."""
     from toolkit.models import fetch_weights, is_cached, weights_digest
 
     entry = named(name)
-    rows = [["name", entry.name], ["kind", entry.kind], ["licence", entry.licence or "-"], ["source", str(entry.source)]]
+    rows = [["name", entry.name], ["kind", entry.kind], ["licence", entry.licence or "-"]]
+    rows.append(["source", str(entry.source)])
     if entry.note:
         rows.append(["note", entry.note.strip()])
     if is_cached(entry):
@@ -69,6 +73,11 @@ def show(
         rows.append(["folder", f"not here yet: toolkit models pull {name}"])
     for line in table(rows):
         typer.echo(line)
+
+
+def _short(source: str) -> str:
+    """A source with a commit cut to 12 digits; `show` gives all of them."""
+    return re.sub(r"@([0-9a-f]{12})[0-9a-f]{28}$", r"@\1", source)
 
 
 def named(name: str) -> Entry:

@@ -23,7 +23,7 @@ def predict(
     strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="A strategy of the run.", show_default=False)],
     text: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXT]", help="The input; standard input where absent.", show_default=False),
+        typer.Argument(metavar="TEXT", help="The input; standard input where absent.", show_default=False),
     ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Standard input is JSON lines; so is the output, a line each.")
@@ -32,9 +32,9 @@ def predict(
 ) -> None:
     """Answer new inputs with a fitted strategy.
 
-    The whole of standard input is one text. With --jsonl each of its lines is a JSON object: the task's inputs by name,
-    or {"id": ..., "inputs": {...}} as in the task's own files. Records hold the answer, its status (answered, abstained,
-    unparsable, error), the confidence, citations and retrieved passages.
+    The whole of standard input is one text. With --jsonl each of its lines is a JSON object: the task's inputs by
+    name, or {"id": ..., "inputs": {...}} as in the task's own files. Records hold the answer, its status (answered,
+    abstained, unparsable, error), the confidence, citations and retrieved passages.
 
     \b
     Examples:

@@ -22,7 +22,9 @@ def report(
       toolkit report runs/quickstart-1a2b3c4d
     """
     if not (run / "comparison.json").is_file():
-        raise RunError(f"{run} holds no finished run: `comparison.json` is missing; `toolkit run` goes on where it stood")
+        raise RunError(
+            f"{run} holds no finished run: `comparison.json` is missing; run the recipe again to go on where it stood"
+        )
     from toolkit.report import write_report
 
     write_report(run)

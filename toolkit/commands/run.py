@@ -18,7 +18,7 @@ def run(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted path.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe by dotted path.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
@@ -34,10 +34,11 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
-    """Run a recipe: fit every strategy, answer the test set, compare, and write a report.
+    """Run a recipe and compare its strategies.
 
-    Progress goes to standard error, the result to standard output. A run that was stopped goes on when the same
-    command is given again.
+    Every strategy is fitted and answers the test set; then come the comparison, its verdicts and a report. Progress
+    goes to standard error, the result to standard output. A run that was stopped goes on when the same command is
+    given again.
 
     \b
     Examples:

@@ -49,6 +49,11 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
     return lines
 
 
+def counted(number: int, noun: str) -> str:
+    """`no errors`, `1 error`, `2 errors`."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`3.2 s`, `42 s`, `2 min 05 s`, `1 h 02 min`."""
     if seconds < 9.95:

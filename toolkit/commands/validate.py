@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.terminal import table
+from toolkit.commands.terminal import counted, table
 from toolkit.errors import DataError, RecipeError, ToolkitError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def validate(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted path.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe by dotted path.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
@@ -101,15 +101,10 @@ def lines(checked: Checked) -> Iterator[str]:
     yield ""
     yield from _statistics(found.statistics)
     yield ""
-    for note in found.notes:
-        yield f"note: {note}"
-    for remark in checked.remarks:
-        yield f"note: {remark}"
-    for error in (*found.errors, *checked.problems):
-        yield f"error: {error}"
-    yield ("no errors" if not checked.count else f"{checked.count} error{'s' if checked.count > 1 else ''}") + (
-        f", {len(found.notes)} note{'s' if len(found.notes) != 1 else ''}"
-    )
+    notes = [*found.notes, *checked.remarks]
+    yield from (f"note: {note}" for note in notes)
+    yield from (f"error: {error}" for error in (*found.errors, *checked.problems))
+    yield f"{counted(checked.count, 'error')}, {counted(len(notes), 'note')}"
 
 
 def _statistics(statistics: Statistics) -> Iterator[str]:
@@ -124,7 +119,8 @@ def _statistics(statistics: Statistics) -> Iterator[str]:
     train = statistics.splits["train"].labels
     if train:
         least, most = min(train, key=lambda label: train[label]), max(train, key=lambda label: train[label])
-        yield f"{len(train)} labels; in train from {train[least]} ({least}) to {train[most]} ({most}) examples"
+        spread = f"{train[least]} ({least}) to {train[most]} ({most})" if train[least] < train[most] else train[most]
+        yield f"{len(train)} labels, each with {spread} examples in train"
 
 
 def _lengths(found: Percentiles) -> str:

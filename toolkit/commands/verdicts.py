@@ -83,7 +83,7 @@ def _cells(row: VerdictRow) -> list[str]:
     if row.difference is not None:
         spread = interval(row.difference_interval, row.metric)
         against = f"{amount(row.difference, row.metric, signed=True)} {spread}"
-    return [
+    cells = [
         row.strategy,
         f"{amount(row.score, row.metric)} {interval(row.interval, row.metric)}",
         against,
@@ -94,6 +94,7 @@ def _cells(row: VerdictRow) -> list[str]:
         seconds(row.fit_seconds) if row.fit_seconds else NOTHING,
         " / ".join(sizes) if row.adapter_bytes is not None or row.index_bytes is not None else NOTHING,
     ]
+    return [cell.replace("\u00a0", " ") for cell in cells]  # a page must not break these; a table here never does
 
 
 def _fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:

@@ -23,6 +23,8 @@ def takes_tree_masks(module: Any) -> bool:
     config = module.config
     if config.model_type not in PROVEN_FAMILIES or getattr(module, "prompt_encoder", None) is not None:
         return False
+    if config._attn_implementation not in {"sdpa", "eager"}:
+        return False
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return kinds == {"full_attention"} and (not sliding or config.model_type in {"qwen2", "qwen3"})

@@ -94,10 +94,10 @@ class Chat:
         )
 
     def _probe(self) -> None:
-        """Some chat templates refuse a system message: for those it opens the first user message instead."""
-        said = [Message("system", "s"), Message("user", "u")]
+        """Some chat templates refuse a system message or leave it out: it opens the first user message there."""
+        said = [Message("system", "\ue123"), Message("user", "u")]
         try:
-            self._text(said, True)
+            self._folds_system = "\ue123" not in self._text(said, True)
         except Exception:
             self._folds_system = True
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from toolkit.errors import DataError
@@ -72,7 +73,8 @@ class Renderer:
         """The text of generated ids, control tokens left out."""
         if self.tokenizer is None:
             raise DataError("a hosted model answers with text: there are no token ids to decode")
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+        said = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(said).strip()
 
     def parse(self, text: str, contract: AnswerContract) -> Reading:
         """The answer a text gives, ABSTAIN or UNPARSABLE."""
@@ -85,10 +87,13 @@ class Renderer:
         return self.chat
 
     def _origins(self, draft: Draft, total: int) -> dict[str, int]:
-        bare = draft.without_passages()
-        shown = self.length(bare) if draft.passages else total
+        asked = replace(draft, turns=())
+        whole = self.length(asked) if draft.turns else total
+        bare = asked.without_passages()
+        shown = self.length(bare) if draft.passages else whole
         question = self.length(bare.without_demonstrations()) if draft.demonstrations else shown
-        return {"question": question, "demonstrations": shown - question, "passages": total - shown}
+        origins = {"question": question, "demonstrations": shown - question, "passages": whole - shown}
+        return {**origins, "turns": total - whole} if draft.turns else origins
 
     def _conversation(self, messages: list[Message], index: int) -> TrainingSequence:
         ids: list[int] = []

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -45,7 +45,9 @@ class _File(BaseModel):
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    del environment.filters["random"], environment.globals["lipsum"]  # the same draft gives the same text
+    return environment
 
 
 @lru_cache(maxsize=256)
@@ -65,10 +67,10 @@ class Template:
     def __post_init__(self) -> None:
         for part, allowed in SEES.items():
             try:
-                tree = _environment().parse(getattr(self, part))
+                named = meta.find_undeclared_variables(_environment().parse(getattr(self, part)))
             except TemplateSyntaxError as error:
                 raise DataError(f"template '{self.name}', {part}, line {error.lineno}: {error.message}") from error
-            for unknown in sorted(meta.find_undeclared_variables(tree) - set(allowed)):
+            for unknown in sorted(named - set(allowed)):
                 raise DataError(
                     f"template '{self.name}', {part}: '{unknown}' is not available here; "
                     f"allowed: {', '.join(allowed)}{nearest(unknown, allowed)}"
@@ -103,8 +105,8 @@ class Template:
             return _compiled(getattr(self, part)).render(values)
         except SecurityError as error:
             raise DataError(f"template '{self.name}', {part}: not allowed in a template: {error}") from error
-        except TemplateError as error:
-            raise DataError(f"template '{self.name}', {part}: {error.message}") from error
+        except Exception as error:  # whatever an expression raises: a division by zero, a wrong type
+            raise DataError(f"template '{self.name}', {part}: {error}") from error
 
 
 def check_inputs(template: Template, names: Sequence[str]) -> None:

@@ -109,9 +109,7 @@ def _tokens(run: RunFiles) -> Table:
     for name in run.ranked:
         spent = [row for row in run.usage if row.strategy == name]
         whole = sum(row.prompt_tokens + row.completion_tokens for row in spent)
-        means = [
-            Cell(f"{sum(map(read, spent)) / len(spent):,.1f}" if spent else figures.NOTHING) for _, read in ORIGINS
-        ]
+        means = [Cell(figures.mean(sum(map(read, spent)) / len(spent) if spent else None)) for _, read in ORIGINS]
         rows.append(control_style(run, name, [Cell(name), *means, Cell(figures.count(whole))]))
     return Table(columns, tuple(rows), "Means of an answer. Other: what the model's chat template writes.")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 9.6, 0.42, 0.95
+WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 9.6, 0.38, 0.66
 INK, QUIET, RULE = "#1f2933", "#5b6673", "#d5dae1"
 STYLES = {
     "BETTER": (">", "#0072b2", True),
@@ -28,8 +28,10 @@ STYLES = {
 }
 """Marker, colour (told apart by colour-blind readers, after Okabe and Ito) and whether it is filled."""
 
-NAME_SHARE, TEXT_SHARE = 0.30, 0.31
-LONGEST_NAME = 40
+NAME_SHARE, TEXT_SHARE = 0.25, 0.31
+WORD_PLACE = 1 + (TEXT_SHARE - 0.005) / (1 - NAME_SHARE - TEXT_SHARE)
+"""Of the right edge, in widths of the axes."""
+LONGEST_NAME = 36
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,17 @@ def _drawn(marks: Sequence[Mark], unit: str, title: str, zero: bool, salt: str) 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    settings = {
-        "svg.hashsalt": f"toolkit-{salt}",
-        "svg.fonttype": "none",  # text stays text: found by search, read aloud, and small
-        "text.parse_math": False,  # names are data, not formulas
-        "font.family": "DejaVu Sans",  # ships with matplotlib, so that the layout is the same everywhere
-        "font.size": 9.5,
-    }
-    with mpl.rc_context(settings):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a reader's own matplotlibrc changes nothing
+        mpl.rcParams["svg.hashsalt"] = f"toolkit-{salt}"
+        mpl.rcParams["svg.fonttype"] = "none"  # text stays text: found by search, read aloud, and small
+        mpl.rcParams["text.parse_math"] = False  # names are data, not formulas
+        mpl.rcParams["font.family"] = "DejaVu Sans"  # ships with matplotlib: the same layout everywhere
+        mpl.rcParams["font.size"] = 9.5
         height = FRAME_INCHES + ROW_INCHES * len(marks)
         figure = Figure(figsize=(WIDTH_INCHES, height))
-        below = 0.68 / height
-        axes = figure.add_axes((NAME_SHARE, below, 1 - NAME_SHARE - TEXT_SHARE, 1 - below - 0.12 / height))
+        below = 0.56 / height
+        axes = figure.add_axes((NAME_SHARE, below, 1 - NAME_SHARE - TEXT_SHARE, 1 - below - 0.08 / height))
         _frame(axes, marks, unit, zero)
         for place, mark in enumerate(marks):
             _row(axes, place, mark)
@@ -102,7 +103,15 @@ def _row(axes: Axes, place: int, mark: Mark) -> None:
     axes.text(1.03, place, mark.text, transform=across, ha="left", va="center", color=INK)
     if mark.word:
         axes.text(
-            1.785, place, mark.word, transform=across, ha="right", va="center", color=colour, weight="bold", size=8.5
+            WORD_PLACE,
+            place,
+            mark.word,
+            transform=across,
+            ha="right",
+            va="center",
+            color=colour,
+            weight="bold",
+            size=8.5,
         )
     if mark.value is None:
         return
@@ -110,9 +119,8 @@ def _row(axes: Axes, place: int, mark: Mark) -> None:
     if low is not None and high is not None:
         axes.plot([low, high], [place, place], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=2)
     face = colour if filled else "white"
-    axes.plot(
-        mark.value, place, marker=marker, markersize=8, color=colour, markerfacecolor=face, markeredgewidth=1.6, zorder=3
-    )
+    (dot,) = axes.plot(mark.value, place, marker=marker, markersize=8, color=colour, markerfacecolor=face, zorder=3)
+    dot.set_markeredgewidth(1.6)
 
 
 def _inline(figure: Figure, title: str, salt: str) -> str:

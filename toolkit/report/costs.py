@@ -21,7 +21,7 @@ def costs(run: RunFiles) -> Section:
     merges = [said for name in run.ranked if (said := merge_sentence(run, name))]
     if merges:
         blocks += [Subheading("Merging"), Bullets(tuple(merges))]
-    stages = [(name, figures.seconds(value)) for name, value in run.ledger.get("stages_seconds", {}).items()]
+    stages = [(name, figures.seconds(value)) for name, value in sorted(run.ledger.get("stages_seconds", {}).items())]
     peak = ("peak memory of the process", figures.size(run.ledger.get("peak_memory_bytes")))
     blocks += [Subheading("This run, by stage"), Facts((*stages, peak))]
     return Section("costs", "Costs", tuple(blocks))
@@ -37,7 +37,7 @@ def merge_sentence(run: RunFiles, name: str) -> str:
 
 
 def break_evens(run: RunFiles) -> list[str]:
-    """For each contrast of candidates in which one side is dearer once and cheaper every time: from where on it pays."""
+    """Where one side of a contrast is dearer once and cheaper every time: from where on it pays."""
     lines = []
     for contrast in run.comparison["contrasts"]:
         for one, other in ((contrast["a"], contrast["b"]), (contrast["b"], contrast["a"])):
@@ -87,9 +87,9 @@ def _per_query(run: RunFiles) -> Table:
         query = run.costs(name).get("per_query", {})
         latency = query.get("latency_seconds") or {}
         cells = [
-            _mean(None if "prompt_tokens" not in query else sum(query["prompt_tokens"].values())),
-            _mean(query.get("completion_tokens")),
-            _mean(query.get("calls")),
+            figures.mean(None if "prompt_tokens" not in query else sum(query["prompt_tokens"].values())),
+            figures.mean(query.get("completion_tokens")),
+            figures.mean(query.get("calls")),
             *(figures.seconds(value) for value in (query.get("seconds"), latency.get("first"))),
             *(figures.seconds(latency.get(key)) for key in ("p50", "p95")),
             *([figures.NOTHING if prices[name] is None else f"{prices[name]:,.2f}"] if priced else []),
@@ -103,7 +103,3 @@ def _per_query(run: RunFiles) -> Table:
 def _price_per_1000(run: RunFiles, name: str) -> float | None:
     prices = [row.price for row in run.usage if row.strategy == name and row.price is not None]
     return 1000 * math.fsum(prices) / len(prices) if prices else None
-
-
-def _mean(value: float | None) -> str:
-    return figures.NOTHING if value is None else f"{value:,.1f}"

@@ -64,7 +64,7 @@ def _parts(run: RunFiles, strategies: Mapping[str, Any]) -> Table:
     for name in run.ranked:
         facts, adapters = run.strategies[name], strategies.get(name, {}).get("adapters", [])
         has_index = run.costs(name).get("fixed", {}).get("index_bytes") is not None
-        seeds = ", ".join("none needed" if seed is None else str(seed) for seed in facts["seeds"])
+        seeds = ", ".join("no seed" if seed is None else str(seed) for seed in facts["seeds"])
         cells = (
             Cell(name, "control" if facts["control"] else ""),
             Cell(figures.count(facts["trials"])),

@@ -45,11 +45,11 @@ def decimal(value: float, signed: bool = False) -> str:
 
 
 def interval(bounds: Bounds, metric: str) -> str:
-    """`[18.0, 30.2]`; a dash where nothing can be said."""
+    """`[18.0, 30.2]`, never broken over two lines; a dash where nothing can be said."""
     low, high = bounds
     if low is None or high is None:
         return NOTHING
-    return f"[{amount(low, metric)}, {amount(high, metric)}]"
+    return f"[{amount(low, metric)},\N{NO-BREAK SPACE}{amount(high, metric)}]"
 
 
 def p_value(value: float | None) -> str:
@@ -80,13 +80,19 @@ def size(value: float | None) -> str:
         return NOTHING
     for name, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= scale:
-            return f"{value / scale:.1f} {name}"
+            shown = value / scale
+            return f"{shown:.0f} {name}" if shown >= 100 else f"{shown:.1f} {name}"
     return f"{value:.0f} B"
 
 
 def count(value: float | None) -> str:
     """A whole number with thousands separators."""
     return NOTHING if value is None else f"{round(value):,}"
+
+
+def mean(value: float | None) -> str:
+    """Of a count: one decimal, none for zero."""
+    return NOTHING if value is None else f"{value:,.1f}" if value else "0"
 
 
 def percent(value: float | None) -> str:

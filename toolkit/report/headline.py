@@ -22,6 +22,7 @@ class Standing:
     unresolved: tuple[Side, ...]
     refused: tuple[Side, ...]
     untested: tuple[str, ...]
+    next_best: str | None
 
 
 def headline(run: RunFiles) -> Headline:
@@ -50,6 +51,7 @@ def standing(comparison: Record) -> Standing | None:
         tuple(side for side in tested if side.word not in ("BETTER", "EQUIVALENT", None)),
         tuple(side for side in tested if side.word is None),
         tuple(name for name, side in sides if side is None),
+        others[0] if others else None,
     )
 
 
@@ -73,12 +75,18 @@ def _answer(comparison: Record) -> tuple[str, tuple[str, ...]]:
         return f"No single winner: {found.best} scores highest, but not resolved from {listed(open_ends)}.", support
     if not found.beaten:
         return f"No answer yet: {found.best} scores highest ({score}), but nothing was tested against it.", support
+    return _said_of_winner(found, metric), support
+
+
+def _said_of_winner(found: Standing, metric: str) -> str:
+    """It wins where it beats the next best directly, and whoever it was not tested against scores lower still."""
     nearest = found.beaten[0]
     gain = f"{figures.amount(nearest.difference, metric, signed=True)} {figures.unit(metric)}"
     said = f"{gain} over {nearest.against} {figures.interval(nearest.interval, metric)}"
-    if found.untested or found.refused:
-        return f"{found.best} leads: {said}; not tested against every candidate.", support
-    return f"{found.best} wins: {said}.", support
+    if nearest.against == found.next_best and not found.refused:
+        return f"{found.best} wins: {said}."
+    missing = listed([*(side.against for side in found.refused), *found.untested])
+    return f"{found.best} leads: {said}; not tested against {missing}."
 
 
 def _support(found: Standing, metric: str) -> tuple[str, ...]:
@@ -94,10 +102,11 @@ def _support(found: Standing, metric: str) -> tuple[str, ...]:
         )
     for side in found.equivalent:
         spread = figures.interval(side.interval, metric)
-        lines.append(f"Equivalent to {side.against} within the declared margin (difference {spread}): take the cheaper.")
+        lines.append(f"Equivalent to {side.against} within the margin (difference {spread}): take the cheaper.")
     if found.untested:
         pairs = ", ".join(f"{{a: {found.best}, b: {name}}}" for name in found.untested)
-        lines.append(f"No contrast tests it against {listed(found.untested)}: add `contrasts: [{pairs}]`.")
+        lower = ", lower in score still" if found.beaten and found.beaten[0].against == found.next_best else ""
+        lines.append(f"No contrast tests it against {listed(found.untested)}{lower}: add `contrasts: [{pairs}]`.")
     lines += [f"The contrast with {side.against} was refused: {side.refused}" for side in found.refused]
     return tuple(lines)
 

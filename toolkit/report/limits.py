@@ -72,7 +72,8 @@ def _of_sample(run: RunFiles) -> Iterator[str]:
         yield f"{n} test examples: the differences that can be found are large; see the column Resolves."
     models = sorted(run.manifest.get("models", {}))
     task = run.manifest.get("task", {}).get("name", run.comparison.get("task"))
-    yield f"One task ({task}) and the models {listed(models) or 'unknown'}: nothing here speaks of others."
+    which = f"model{'s' if len(models) > 1 else ''} {listed(models) or 'unknown'}"
+    yield f"One task ({task}) and the {which}: nothing here speaks of others."
     yield "Slices and other metrics are for understanding: they are not in the corrected family of contrasts."
 
 

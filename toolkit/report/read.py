@@ -77,11 +77,11 @@ def read_run(root: Path) -> RunFiles:
 
 
 def ranked(comparison: Record) -> list[str]:
-    """Candidates by falling score, then controls, which have no rank, by name."""
+    """Candidates by falling score, then controls, which have no rank; equals in the recipe's order."""
     strategies: Mapping[str, Record] = comparison["strategies"]
     candidates = [name for name, facts in strategies.items() if not facts["control"]]
     controls = [name for name, facts in strategies.items() if facts["control"]]
-    return sorted(candidates, key=lambda name: (-float(strategies[name]["score"]), name)) + sorted(controls)
+    return sorted(candidates, key=lambda name: -float(strategies[name]["score"])) + controls
 
 
 def entry(ledger: Record, strategy: str) -> Record:
@@ -102,8 +102,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _dtype_reasons(path: Path) -> dict[str, str]:
-    models = [line for line in _lines(path) if line.get("event") == "model"]
-    return {str(line["name"]): f"{line['dtype']} ({line['why']})" for line in models if {"name", "dtype", "why"} <= set(line)}
+    loaded = [line for line in _lines(path) if line.get("event") == "model" and {"name", "dtype", "why"} <= set(line)]
+    return {str(line["name"]): f"{line['dtype']} ({line['why']})" for line in loaded}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -19,14 +19,17 @@ WORDS = {"BETTER", "WORSE", "EQUIVALENT", "UNRESOLVED", "SMOKE", "refused"}
 def results(run: RunFiles) -> Section:
     """The verdict table and the two charts."""
     rows = verdict_table(run.comparison, run.ledger)
-    metric = run.comparison["metric"]
+    metric, smoke = run.comparison["metric"], run.comparison["smoke"]
     columns = tuple(Column(title, title not in TEXT_COLUMNS) for title in headings(run.comparison))
     caption = (
         f"Scores and differences in {figures.unit(metric)}. Resolves: the smallest difference this test set finds with "
         "80 % power. p: corrected over all contrasts (Holm). Per query: prompt and completion tokens, and seconds "
-        "answered in batches; p50 / p95: seconds answered one by one. Controls are no candidates and have no rank."
+        "answered in batches; latency: answered one by one (median, 95th percentile). Controls are no candidates and "
+        "have no rank."
     )
-    blocks: list[Block] = [Table(columns, tuple(_row(row, place == 0) for place, row in enumerate(rows)), caption)]
+    blocks: list[Block] = [
+        Table(columns, tuple(_row(row, place == 0 and not smoke) for place, row in enumerate(rows)), caption)
+    ]
     if run.comparison["contrasts"]:
         blocks.append(_differences(run))
     blocks.append(_scores(rows, metric))
@@ -108,7 +111,10 @@ def _differences(run: RunFiles) -> Chart:
         )
     title = "Differences with 95 % intervals"
     axis = f"difference in {figures.unit(primary)}; right of zero: the first one scores more"
-    caption = "An interval that touches the zero line decides nothing. Shape, colour and word give the same verdict."
+    caption = (
+        "Shape, colour and word give the same verdict. An interval that touches the zero line decides nothing; one "
+        "that does not is still UNRESOLVED where its p-value does not stand the correction for all contrasts together."
+    )
     return Chart(title, charts.forest(marks, axis, title), charts.in_characters(marks, zero=True), caption)
 
 
@@ -124,7 +130,10 @@ def _scores(rows: list[VerdictRow], metric: str) -> Chart:
         for row in rows
     ]
     title = "Scores with 95 % intervals"
-    caption = "Whether two of these intervals overlap is no test: the strategies answered the same examples, and the differences above use that."
+    caption = (
+        "Whether two of these intervals overlap is no test: all strategies answered the same examples, which the "
+        "differences use and these intervals do not."
+    )
     svg = charts.scores(marks, figures.unit(metric), title)
     return Chart(title, svg, charts.in_characters(marks, zero=False), caption)
 

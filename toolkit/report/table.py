@@ -56,7 +56,7 @@ def headings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
     metric, baseline = comparison["metric"], comparison.get("baseline")
     score = f"{figures.plain(metric)} [95 % CI]"
     against = f"Difference to {baseline} [95 % CI]" if baseline else "Difference to baseline"
-    return ("Strategy", score, against, "p (Holm)", "Verdict", "Resolves", "One-off", "Per query", "p50 / p95")
+    return ("Strategy", score, against, "p (Holm)", "Verdict", "Resolves", "One-off", "Per query", "Latency, p50")
 
 
 def as_texts(row: VerdictRow) -> tuple[tuple[str, str], ...]:
@@ -67,18 +67,22 @@ def as_texts(row: VerdictRow) -> tuple[tuple[str, str], ...]:
         for name, value in (("adapter", row.adapter_bytes), ("index", row.index_bytes))
         if value is not None
     ]
+    speed = "" if row.query_seconds is None else figures.seconds(row.query_seconds)
     difference = figures.amount(row.difference, row.metric, signed=True)
     spread = figures.interval(row.difference_interval, row.metric)
     return (
-        (row.strategy, row.label),
+        (row.strategy, "" if row.label == row.strategy else row.label),
         (figures.amount(row.score, row.metric), figures.interval(row.interval, row.metric)),
         (difference, "" if row.difference is None else spread),
         (figures.p_value(row.p_holm), ""),
         (row.word, ""),
         (figures.amount(row.resolvable, row.metric), ""),
-        (figures.seconds(row.fit_seconds), ", ".join(sizes)),
-        (figures.NOTHING if tokens is None else f"{tokens:,.0f} tokens", figures.seconds(row.query_seconds)),
-        (f"{figures.seconds(row.p50_seconds)} / {figures.seconds(row.p95_seconds)}", ""),
+        (figures.seconds(row.fit_seconds), ",\n".join(sizes)),
+        (figures.NOTHING if tokens is None else f"{tokens:,.0f} tokens", speed),
+        (
+            figures.seconds(row.p50_seconds),
+            "" if row.p95_seconds is None else f"p95 {figures.seconds(row.p95_seconds)}",
+        ),
     )
 
 

@@ -31,7 +31,7 @@ def write_report(root: Path) -> None:
 
 
 def page_of(run: RunFiles) -> Page:
-    """What both files say, in the order a reader needs it: the answer, how sure, why, at what cost, how far it holds."""
+    """What both files say: the answer, how sure, why, at what cost, how far it holds."""
     comparison = run.comparison
     makers = (results, contrasts, breakdowns, costs, flips, fairness, limits, provenance)
     return Page(

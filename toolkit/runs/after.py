@@ -10,8 +10,9 @@ from typing import Any
 
 from toolkit.inference import FoundationModel
 from toolkit.meter import Meter
+from toolkit.runs.chunks import chunk_key
 from toolkit.runs.records import pretty
-from toolkit.store import write_atomically
+from toolkit.store import Store, key_of, write_atomically
 from toolkit.strategies.system import System
 from toolkit.tasks.example import Example
 
@@ -19,25 +20,32 @@ MERGE_EXAMPLES = 64
 """Validation examples on which merged and unmerged answers are compared."""
 
 
-def merge_report(system: System, base: FoundationModel, validation: Sequence[Example], path: Path) -> dict[str, Any]:
+def merge_report(
+    system: System, base: FoundationModel, validation: Sequence[Example], path: Path, store: Store
+) -> dict[str, Any]:
     """The share of answers that merging the adapter into the weights (in fp32) would change.
 
-    Written beside the system, and read from there when it is the same system's.
+    Kept in the Store, and written beside the system.
     """
-    if path.is_file():
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known["system"] == system.key:
-            return known
     asked = validation[:MERGE_EXAMPLES]
+
+    def build(folder: Path) -> None:
+        (folder / "merge.json").write_bytes(pretty(_merged_against_beside(system, base, asked)))
+
+    kept = store.folder(key_of({"merge": chunk_key(system, asked)}), build) / "merge.json"
+    write_atomically(path, kept.read_bytes())
+    report: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return report
+
+
+def _merged_against_beside(system: System, base: FoundationModel, asked: Sequence[Example]) -> dict[str, Any]:
     merged = System(system.strategy, system.parts, base, system.conditions, merged=True)
     beside = system.answer(asked)
     within = merged.answer(asked)
     changed = sum(
         (one.status, one.answer) != (other.status, other.answer) for one, other in zip(beside, within, strict=True)
     )
-    report = {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
-    write_atomically(path, pretty(report))
-    return report
+    return {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
 
 
 def time_one_by_one(system: System, examples: Sequence[Example], seed: int | None, known: int, meter: Meter) -> None:

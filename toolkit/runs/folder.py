@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,12 @@ class RunFolder:
 
     def outputs(self, strategy: str, seed: int | None) -> Path:
         return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
+
+    def forget(self) -> None:
+        """Removes what was fitted, answered and timed here, so that it is computed anew."""
+        for name in ("systems", "outputs"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        self.timings.unlink(missing_ok=True)
 
     def listener(self, also: Listener | None = None) -> Listener:
         """Writes events and timings as they come, and passes them on to a live view."""
@@ -78,7 +87,10 @@ def opened(root: Path, recipe: Recipe, replace: bool) -> Iterator[RunFolder]:
     except OSError as error:
         raise RunError(f"the run folder {root} cannot be written: {error}") from error
     try:
-        _claim(folder, recipe, replace)
+        try:
+            _claim(folder, recipe, replace)
+        except OSError as error:
+            raise RunError(f"the run folder {root} cannot be written: {error}") from error
         yield folder
     finally:
         lock.release()
@@ -88,14 +100,14 @@ def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
     marker = folder.root / ".recipe-digest"
     there = marker.read_text(encoding="utf-8").strip() if marker.exists() else None
     strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", marker.name}]
-    if there is None and strangers and not folder.recipe.exists():
+    if there is None and any(not name.startswith(".recipe-") for name in strangers):  # those a killed claim leaves
         raise RunError(f"{folder.root} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}, ...)")
     if there is not None and there != recipe.digest:
         if not replace:
             raise RunError(
                 f"{folder.root} holds the run of another recipe; give another `--out`, or `--replace` to move it aside"
             )
-        aside = folder.root.with_name(f"{folder.root.name}.replaced-{there[:8]}-{int(time.time())}")
+        aside = _unused(folder.root.resolve(), there)
         aside.mkdir()
         for name in strangers:
             (folder.root / name).rename(aside / name)
@@ -104,24 +116,35 @@ def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
     write_atomically(folder.recipe_source, str(recipe.path.resolve()).encode())
 
 
+def _unused(root: Path, digest: str) -> Path:
+    """A folder beside a run's, to move what it holds into."""
+    names = (f"{root.name}.replaced-{digest[:8]}-{number}" for number in count(1))
+    return next(root.with_name(name) for name in names if not root.with_name(name).exists())
+
+
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """One JSON line at the end of a file. Raises RunError when the disk says no."""
+    """One JSON line at the end of a file; half a line that stands there is ended first.
+
+    Raises:
+        RunError: the disk says no.
+    """
+    line = (dumps(dict(record)) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(dumps(dict(record)) + "\n")
+        with path.open("ab+") as file:
+            if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                line = b"\n" + line
+            file.write(line)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file; a torn last line is left out."""
+    """The whole JSON lines of a file; torn ones are left out."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for line in path.read_bytes().splitlines():  # a text's would also be cut where a string holds U+2028
+        with suppress(ValueError):
             records.append(json.loads(line))
-        except ValueError:
-            break
     return records

@@ -18,6 +18,7 @@ from toolkit.recipe import Recipe
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
 from toolkit.store import Store
+from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.fitting import Bench
 from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import AnswerBy, Conditions
@@ -75,6 +76,9 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     for contrast in recipe.contrasts:
         check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
+    for strategy in recipe.strategies:
+        if any(_declares(adapter.settings, "corpus") for adapter in strategy.adapters):
+            _ = benches[strategy.name].corpus_digest  # an unreadable corpus is told before anything is computed
     if recipe.over_length == "stop":
         _check_lengths(task, benches)
     return Prepared(recipe, task, benches, sheets, metrics)
@@ -174,16 +178,18 @@ def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerB
 def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
     if recipe.embedder is None:
         return None
-    name = recipe.embedder
+    from toolkit.models import resolve
+
+    entry = resolve(recipe.embedder, "embedder", recipe.path)  # a wrong name is told before anything is computed
 
     def load() -> Encoder:
-        from toolkit.models import fetch_weights, resolve
+        from toolkit.models import fetch_weights
         from toolkit.retrieval import Encoder
 
         def notice(text: str) -> None:
             meter.event("notice", text=text)
 
-        return Encoder.load(str(fetch_weights(resolve(name, "embedder", recipe.path), notice).folder))
+        return Encoder.load(str(fetch_weights(entry, notice).folder))
 
     return load
 
@@ -193,10 +199,21 @@ def _check_adapters(recipe: Recipe, task: Task) -> None:
         f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: {problem}"
         for strategy in recipe.strategies
         for adapter in strategy.adapters
-        for problem in adapter.settings.check(task.without_test())
+        for problem in (*adapter.settings.check(task.without_test()), *_missing(adapter.settings, recipe))
     ]
     if problems:
         raise RecipeError(listing(problems, "the recipe does not suit its task"))
+
+
+def _declares(settings: Adapter, dependency: Dependency) -> bool:
+    """An adapter that does not say what it depends on is taken to depend on everything, and to need nothing."""
+    return type(settings).depends_on is not Adapter.depends_on and dependency in settings.depends_on()
+
+
+def _missing(settings: Adapter, recipe: Recipe) -> list[str]:
+    if recipe.embedder is None and _declares(settings, "encoder"):
+        return ["needs an embedder and the recipe names none: add `embedder: all-minilm-l6-v2`"]
+    return []
 
 
 def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:

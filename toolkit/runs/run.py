@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.comparison.fairness import check_base
-from toolkit.errors import RunError
 from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_usage
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
@@ -17,6 +16,7 @@ from toolkit.runs.after import merge_report, time_one_by_one
 from toolkit.runs.chunks import answer_in_chunks
 from toolkit.runs.folder import RunFolder, opened, read_lines
 from toolkit.runs.ledger import Costed, ledger
+from toolkit.runs.limits import machine_limits
 from toolkit.runs.manifest import manifest
 from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import pretty
@@ -65,7 +65,7 @@ def run(
         recipe: a path, a shipped recipe's name, or a loaded recipe.
         overrides: `key=value` by dotted path (`limit=8` takes a seeded sample and marks the run SMOKE).
         out: the run folder; `runs/<recipe>-<digest>` by default. The same command goes on where a killed one stood.
-        fresh: ignore what the Store holds.
+        fresh: ignore what the Store and the folder hold: compute everything anew.
         replace: move another recipe's run in `out` aside.
         listener: told of every event, for a live view.
         load: from a model's name to a model; for scripted and hosted models.
@@ -79,17 +79,14 @@ def run(
     with opened(root, loaded, replace) as folder:
         meter = Meter(folder.listener(listener))
         kept = Store(store if store is not None else cache_folder() / "store", read=not fresh)
-        try:
+        with machine_limits(root):
             return _run(loaded, folder, kept, meter, load)
-        except MemoryError as error:
-            raise RunError(
-                f"out of memory; finished work is kept in {root}: lower `batch_tokens` or `decoding.max_new_tokens` "
-                "and run again"
-            ) from error
 
 
 def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: ModelLoader | None) -> RunResult:
     prepared = prepare(recipe, store, meter, load)
+    if not store.read:
+        folder.forget()
     examples = prepared.task.test
     if recipe.limit is not None and recipe.limit < len(examples):
         examples = sample(examples, recipe.limit, recipe.seeds[0])
@@ -104,6 +101,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
             prepared.benches[item.strategy.name].model,
             prepared.task.validation,
             folder.system(item.strategy.name, item.seed) / "merge.json",
+            store,
         )
         for item in answered
         if item.fitted.system.tuned

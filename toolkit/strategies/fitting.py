@@ -22,8 +22,8 @@ from toolkit.meter import Meter
 from toolkit.rendering.draft import Draft
 from toolkit.rendering.renderer import Renderer
 from toolkit.seeds import derive
-from toolkit.store import Store, key_of
-from toolkit.strategies.adapter import Answerer, Part
+from toolkit.store import Store, is_sealed, key_of
+from toolkit.strategies.adapter import Adapter, Answerer, Part
 from toolkit.strategies.strategy import NamedAdapter, Strategy
 from toolkit.strategies.system import Conditions, System
 from toolkit.tasks.example import Example
@@ -128,24 +128,36 @@ def fit(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system
 
 def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, bench: Bench) -> Part:
     """The part from the run folder, the Store, or by fitting; afterwards it is in both."""
-    known = place / "part.json"
-    if known.is_file() and json.loads(known.read_text(encoding="utf-8"))["key"] == key:
-        return adapter.settings.load(place, context)
+    if is_sealed(place) and json.loads((place / "part.json").read_text(encoding="utf-8"))["key"] == key:
+        shutil.rmtree(context.folder, ignore_errors=True)  # a process killed just before this left it
+        return _loaded(adapter, place, context)
+    part: Part | None = None
     stored = bench.store.get(key)
     if stored is None:
         bench.meter.event("fit", strategy=context.strategy_name, adapter=adapter.kind)
         context.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        part = adapter.settings.fit(context)
+        part = made = adapter.settings.fit(context)
         seconds = time.perf_counter() - started
-        stored = bench.store.put(key, lambda target: _save(part, adapter, key, context.trials, seconds, target))
+        stored = bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
     shutil.rmtree(place, ignore_errors=True)
     building = place.with_name(f".{place.name}.copy")
     shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(stored, building)
     building.rename(place)
     shutil.rmtree(context.folder, ignore_errors=True)
-    return adapter.settings.load(place, context)
+    if part is not None and type(adapter.settings).load is Adapter.load:
+        return part  # without a `load` of its own, loading would fit a second time
+    return _loaded(adapter, place, context)
+
+
+def _loaded(adapter: NamedAdapter, place: Path, context: PartContext) -> Part:
+    """The saved part. An adapter without `load` fits again, and may use the work folder for it."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return adapter.settings.load(place, context)
+    finally:
+        shutil.rmtree(context.folder, ignore_errors=True)
 
 
 def _save(part: Part, adapter: NamedAdapter, key: str, trials: Sequence[float], seconds: float, target: Path) -> None:

@@ -60,6 +60,8 @@ def installed_adapters() -> Mapping[str, type[Adapter]]:
             raise RecipeError(f"the adapter '{point.name}' ({point.value}) does not load: {error}") from error
         if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
             raise RecipeError(f"the adapter '{point.name}' ({point.value}) is no subclass of toolkit.Adapter")
+        if found.get(point.name, loaded) is not loaded:
+            raise RecipeError(f"two installed packages name an adapter '{point.name}'; one is {point.value}")
         found[point.name] = loaded
     return found
 

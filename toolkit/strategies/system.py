@@ -78,18 +78,22 @@ class System:
     def answer(self, examples: Sequence[Example]) -> list[Output]:
         """One output an example, in order. Targets never reach a part; gold spans reach controls only."""
         asked = [example.unlabelled(keep_spans=self.strategy.control) for example in examples]
-        outputs: list[Output | None] = [None] * len(asked)
+        respond: Responder = self._innermost
+        for part in self.parts:
+            respond = _wrapped(part, respond)
+        return self._fitting(self._extended(asked), respond)
+
+    def _fitting(self, drafts: Sequence[Draft], respond: Responder) -> list[Output]:
+        """Responds to the drafts as fitted to the context; what cannot be fitted stops or gives an error output."""
+        outputs: list[Output | None] = [None] * len(drafts)
         ready: list[tuple[int, Draft]] = []
-        for position, draft in enumerate(self._extended(asked)):
+        for position, draft in enumerate(drafts):
             try:
                 ready.append((position, self._fitted(draft)))
             except OverLengthError as error:
                 if self.conditions.over_length == "stop":
                     raise
                 outputs[position] = Output(draft.example.id, "error", error=str(error))
-        respond: Responder = self._innermost
-        for part in self.parts:
-            respond = _wrapped(part, respond)
         answered = respond([draft for _, draft in ready])
         self._check_ids([draft for _, draft in ready], answered)
         for (position, _), output in zip(ready, answered, strict=True):
@@ -111,6 +115,11 @@ class System:
         drafts = [Draft(example, conditions.template, conditions.contract) for example in examples]
         for part in self.parts:
             drafts = part.extend(drafts)
+        if [draft.example.id for draft in drafts] != [example.id for example in examples]:
+            raise FairnessError(
+                f"strategy '{self.strategy.name}': {len(examples)} examples gave {len(drafts)} drafts or another order; "
+                "a part's `extend` must return exactly one draft an example, in order"
+            )
         for example, draft in zip(examples, drafts, strict=True):
             self._check_shown(example, draft)
         return drafts
@@ -138,6 +147,10 @@ class System:
         return [contract.write(label) for label in choices_of(contract, draft.example)]
 
     def _innermost(self, drafts: Sequence[Draft]) -> list[Output]:
+        """Asks the model; drafts to which a part's `respond` added turns are fitted again, for those need room."""
+        return self._fitting(drafts, self._asked) if any(draft.turns for draft in drafts) else self._asked(drafts)
+
+    def _asked(self, drafts: Sequence[Draft]) -> list[Output]:
         """Renders, generates or scores, and parses."""
         prompts = [self.renderer.prompt(draft) for draft in drafts]
         if self.conditions.answer_by == "likelihood":

@@ -179,7 +179,7 @@ class JsonContract:
             if character in '{["' or character.isdigit() or character in "-tfn":
                 try:
                     value, _ = decoder.raw_decode(text[start:])
-                except ValueError:
+                except (ValueError, RecursionError):  # brackets without end overflow the decoder
                     continue
                 answer: Answer = value
                 return UNPARSABLE if self._missing(answer) else answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def new_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
     )
     copied = shared_copy(module)
     _use_one_rounding(config, copied)
-    with torch.random.fork_rng(devices=cuda_devices(module)):
+    with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
         torch.manual_seed(derive(seed, "adapter"))
         try:
             return get_peft_model(copied, config)
@@ -140,13 +142,15 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
 
     _settings(folder)
     copied = shared_copy(module)
-    with torch.random.fork_rng(devices=cuda_devices(module)):  # PEFT draws random numbers before it reads the file
+    with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():  # PEFT draws before it reads
+        warnings.simplefilter("ignore")  # tensors that are missing are an error below
         try:
             config = PeftConfig.from_pretrained(str(folder))
             if config.is_prompt_learning:
                 raise ModelError(f"adapter '{folder}': {config.peft_type.value} changes prompts; only weights are read")
             _use_one_rounding(config, copied)
             adapted = PeftModel.from_pretrained(copied, str(folder), config=config, autocast_adapter_dtype=in_fp32)
+            _check_names(adapted, folder)
         except (ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -154,6 +158,19 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
             raise ModelError(f"adapter '{folder}' does not fit the model: {first[0]}") from error
     adapted.requires_grad_(False)
     return adapted.eval()
+
+
+def _check_names(adapted: PeftModel, folder: Path) -> None:
+    """PEFT only warns of tensors that the file lacks, which would be random, or that the model has no place for."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(str(folder / TENSORS), framework="pt") as file:
+        stored = set(file.keys())
+    needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    wrong = sorted(needed - stored) + sorted(name for name in stored - needed if "lora_" in name)
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors differ by name, the first is {wrong[0]}")
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ OnStep = Callable[[int, int, float, int], None]
 
 SUMMARY = "training.json"
 SHOWN_PROBLEMS = 5
+PLAIN_ATTENTION_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -97,20 +98,20 @@ def _train(
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
 
-    steps = plan([len(sequence.token_ids) for sequence in sequences], settings, seed)
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
 
     adapted = new_adapter(module, settings, seed)
-    view = adapted.get_base_model().train()
+    view = _training_view(adapted, max(lengths))
+    plain = has_plain_head(view)
     weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
-    optimiser = torch.optim.AdamW(
-        [weights], betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, fused=True
-    )
+    betas = (settings.beta1, settings.beta2)
+    optimiser = torch.optim.AdamW([weights], betas=betas, weight_decay=settings.weight_decay, fused=True)
     key = checkpoint.training_key(module, sequences, settings, seed)
     losses = checkpoint.resume(folder, key, weights, optimiser)
     (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
-    plain = has_plain_head(view)
 
     for number in range(len(losses), len(steps)):
         optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
@@ -123,16 +124,16 @@ def _train(
         optimiser.step()
         losses.append(loss)
         done = number + 1
-        if settings.checkpoint_every and done % settings.checkpoint_every == 0 and done < len(steps):
+        if settings.checkpoint_every and done % settings.checkpoint_every == 0:
             checkpoint.write(folder, key, weights, optimiser, losses)
         if on_step is not None:
-            on_step(done, len(steps), loss, _total(sequences, [steps[number]], lambda row: len(row.token_ids)))
+            on_step(done, len(steps), loss, _total(steps[number:done], lengths))
 
     result: dict[str, Any] = {
         "steps": len(steps),
         "losses": tuple(losses),
-        "supervised_tokens": _total(sequences, steps, supervised_count),
-        "seen_tokens": _total(sequences, steps, lambda row: len(row.token_ids)),
+        "supervised_tokens": _total(steps, [supervised_count(sequence) for sequence in sequences]),
+        "seen_tokens": _total(steps, lengths),
         "learning_rate": peak_rate,
         "trainable_parameters": weights.numel(),
         "total_parameters": parameters + weights.numel(),
@@ -155,11 +156,23 @@ def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
     return 1.0 if settings.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
 
 
+def _training_view(adapted: Any, longest_tokens: int) -> Any:
+    """The adapted model in training mode.
+
+    On a CPU, fused attention is slow backwards; short sequences are better off with the plain products, whose memory
+    grows with the square of the length.
+    """
+    view = adapted.get_base_model().train()
+    if view.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
+        view.set_attn_implementation("eager")
+    return view
+
+
 def _accumulate(view: Any, sequences: Sequence[TrainingSequence], step: Step, plain: bool) -> float:
     """Adds the gradient of a step's mean loss, pass by pass, and gives that loss."""
     import torch
 
-    supervised = _total(sequences, [step], supervised_count)
+    supervised = sum(supervised_count(sequences[row]) for rows in step for row in rows)
     total = torch.zeros((), device=view.device)
     for rows in step:
         batch = collate([sequences[row] for row in rows], view.device)
@@ -224,5 +237,6 @@ def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float
         )
 
 
-def _total(sequences: Sequence[TrainingSequence], steps: Sequence[Step], count: Callable[[TrainingSequence], int]) -> int:
-    return sum(count(sequences[row]) for step in steps for rows in step for row in rows)
+def _total(steps: Sequence[Step], amounts: Sequence[int]) -> int:
+    """The sum over all sequences of all steps of one amount a sequence."""
+    return sum(amounts[row] for step in steps for rows in step for row in rows)

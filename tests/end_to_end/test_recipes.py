@@ -1,0 +1,86 @@
+"""Every shipped recipe with the starter model, shortened: eight examples, four training steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.end_to_end
+
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def toolkit(*arguments: str, folder: Path, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own."""
+    command = [str(Path(sys.executable).with_name("toolkit")), *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shortened"),
+    [
+        ("quickstart", ["strategies.lora.tune.max_steps=4"]),
+        ("handbook", [f"strategies.{name}.tune.max_steps=4" for name in ("lora", "lora_rag", "sft_then_rag")]),
+        ("tickets", [f"strategies.{name}.tune.max_steps=4" for name in ("lora", "few_shot_lora")]),
+    ],
+)
+def test_a_shipped_recipe_runs_shortened(recipe: str, shortened: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = toolkit("run", recipe, "--limit", "8", "--out", str(out), "timing.examples=1", *shortened, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert comparison["smoke"]
+    assert {row["verdict"] for row in comparison["contrasts"]} == {"SMOKE"}
+    for name, found in comparison["strategies"].items():
+        assert found["n"] == 8, name
+        assert "error" not in found["statuses"], name
+    assert "<html" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_finished_run_predicts_and_shows_what_it_sent(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    strategies = "strategies={zero_shot: [], rag: [{retrieve: {top_k: 2}}]}"
+    done = toolkit("run", "quickstart", "--limit", "2", "--out", str(out), strategies, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = toolkit("predict", str(out), "rag", "How long may a boat trailer stay on the gravel strip?", folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip()
+    line = (out / "outputs" / "rag" / "seed-none.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    example = json.loads(line)["output"]["example_id"]
+    shown = toolkit("inspect", str(out), "--example", example, folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "<|im_start|>" in shown.stdout
+    assert "Passage 1" in shown.stdout
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public data sets are not beside this checkout")
+@pytest.mark.parametrize(
+    ("recipe", "data", "shortened"),
+    [
+        (
+            "banking77",
+            ["task.data.files.train={}/banking77/train.jsonl", "task.data.files.test={}/banking77/test.jsonl"],
+            ["strategies.lora.tune.max_steps=4"],
+        ),
+        (
+            "xquad",
+            ["task.data.files={}/xquad_en/questions.jsonl", "task.corpus={}/xquad_en/documents.jsonl"],
+            ["strategies.lora_rag.tune.max_steps=4"],
+        ),
+    ],
+)
+def test_public_data_needs_no_code(recipe: str, data: list[str], shortened: list[str], tmp_path: Path) -> None:
+    path = Path(__file__).resolve().parents[2] / "recipes" / "own_data" / f"{recipe}.yaml"
+    places = [text.format(REAL_DATA) for text in data]
+    out = tmp_path / "run"
+    done = toolkit(
+        "run", str(path), "--limit", "8", "--out", str(out), "timing.examples=1", *places, *shortened, folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "comparison.json").read_text(encoding="utf-8"))["n"] == 8

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from toolkit.errors import DataError, ModelError
+from toolkit.models.weights import tensors_digest
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning import TrainingResult, TuneSettings, load_adapter, train
+from toolkit.tuning.loss import collate, loss_sum, supervised_count
+from toolkit.tuning.training import rate_share
+
+SMALL = TuneSettings(rank=4, epochs=2, batch_size=4, learning_rate=1e-2, checkpoint_every=2)
+FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, which must be the expected ones."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(found) == sorted(FILES)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_base_is_left_as_it_was(llama: Any, rows: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+    module = llama(dtype)
+    before = tensors_digest(module), [name for name, _ in module.named_modules()], module.config.to_dict()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    train(module, rows(6), SMALL, tmp_path)
+    assert before == (tensors_digest(module), [name for name, _ in module.named_modules()], module.config.to_dict())
+    assert module.config._attn_implementation == "sdpa"
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(part.training for part in module.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_copying_task_is_learnt_and_the_loaded_adapter_has_learnt_it(llama: Any, tmp_path: Path) -> None:
+    sequences = [TrainingSequence((7, first, 9, first, 1), (False,) * 3 + (True,) * 2) for first in range(20, 28)]
+    module = llama()
+    result = train(module, sequences, SMALL.model_copy(update={"epochs": 60, "rank": 16}), tmp_path)
+    assert result.losses[0] > 3.5
+    assert result.losses[-1] < 0.1
+    view = load_adapter(module, tmp_path)
+    with torch.inference_mode():
+        answers = [int(view(input_ids=torch.tensor([row.token_ids[:3]])).logits[0, -1].argmax()) for row in sequences]
+    assert answers == list(range(20, 28))
+
+
+def test_the_first_loss_is_the_bases_mean_over_supervised_tokens(llama: Any, rows: Any, tmp_path: Path) -> None:
+    module, sequences = llama(), rows(4)
+    result = train(module, sequences, SMALL, tmp_path)
+    expected = float(loss_sum(module, collate(sequences, "cpu"), True)) / sum(map(supervised_count, sequences))
+    assert result.losses[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_micro_batches_weigh_every_token_the_same(llama: Any, rows: Any, tmp_path: Path) -> None:
+    sequences = rows(8, shortest=5, longest=20)
+    whole = SMALL.model_copy(update={"batch_size": 8, "epochs": 3, "micro_batch_tokens": 4096})
+    single = whole.model_copy(update={"micro_batch_tokens": 1})
+    a, b = train(llama(), sequences, whole, tmp_path / "a"), train(llama(), sequences, single, tmp_path / "b")
+    assert a.losses == pytest.approx(b.losses, abs=1e-6)
+
+
+def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: Any) -> None:
+    from toolkit.tuning.adapter import new_adapter
+    from toolkit.tuning.training import _accumulate, _flattened
+
+    sequences = rows(8, shortest=5, longest=20)
+    gradients = []
+    for step in ([tuple(range(8))], [(index,) for index in range(8)], [(7, 3, 1, 0, 2, 4, 6, 5)]):
+        adapted = new_adapter(llama(), SMALL, seed=0)
+        weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
+        _accumulate(adapted.get_base_model(), sequences, tuple(step), True)
+        gradients.append(weights.grad)
+    assert gradients[0].abs().max() > 1e-4
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients[2], gradients[0], rtol=0, atol=1e-6)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(wanted: int) -> Any:
+    def on_step(step: int, steps: int, loss: float, tokens: int) -> None:
+        if step == wanted:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("killed", [1, 3, 4])
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    llama: Any, rows: Any, tmp_path: Path, dtype: torch.dtype, killed: int
+) -> None:
+    settings, sequences = SMALL.model_copy(update={"dropout": 0.1}), rows(10)
+    train(llama(dtype), sequences, settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=kill_at(killed))
+    assert not (tmp_path / "killed" / "training.json").exists()
+    steps: list[int] = []
+    train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=lambda step, *_: steps.append(step))
+    assert steps == list(range(1 + 2 * (killed // 2), 7))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(llama: Any, rows: Any, tmp_path: Path) -> None:
+    for folder, changed in (("seed", {"seed": 1}), ("data", {"sequences": rows(10, seed=1)}), ("base", {})):
+        with pytest.raises(Killed):
+            train(llama(), rows(10), SMALL, tmp_path / folder, on_step=kill_at(5))
+        base = llama()
+        if folder == "base":
+            base.get_input_embeddings().weight.data[0, 0] += 1
+        steps: list[int] = []
+        arguments = {"sequences": rows(10), "seed": 0, **changed}
+        train(base, settings=SMALL, folder=tmp_path / folder, on_step=lambda step, *_: steps.append(step), **arguments)  # noqa: B023
+        assert steps[0] == 1, folder
+
+
+def test_a_damaged_checkpoint_only_costs_time(llama: Any, rows: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(llama(), rows(10), SMALL, tmp_path / "a", on_step=kill_at(3))
+    state = tmp_path / "a" / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    train(llama(), rows(10), SMALL, tmp_path / "a")
+    train(llama(), rows(10), SMALL, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from conftest import random_sequences, tiny_llama
+from toolkit.tuning import TuneSettings, train
+torch.set_num_threads(1)
+for name in ("float32", "bfloat16"):
+    settings = TuneSettings(rank=4, epochs=2, batch_size=4, dropout=0.1)
+    train(tiny_llama(getattr(torch, name)), random_sequences(10), settings, {folder!r} + "/" + name, seed=5)
+"""
+
+
+def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
+    for hash_seed in ("1", "2"):
+        script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path / hash_seed))
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, env=environment)
+    for dtype in ("float32", "bfloat16"):
+        assert contents(tmp_path / "1" / dtype) == contents(tmp_path / "2" / dtype)
+
+
+def test_the_result_counts_what_was_seen(llama: Any, rows: Any, tmp_path: Path) -> None:
+    sequences, told = rows(6), []
+    module = llama()
+    result = train(module, sequences, SMALL, tmp_path, on_step=lambda *told_of: told.append(told_of))
+    base = sum(parameter.numel() for parameter in module.parameters())
+    assert isinstance(result, TrainingResult)
+    assert result.steps == len(result.losses) == 4
+    assert result.seen_tokens == 2 * sum(len(row.token_ids) for row in sequences) == sum(tokens for *_, tokens in told)
+    assert result.supervised_tokens == 2 * sum(sum(row.supervised) for row in sequences)
+    stored = sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
+    assert (result.trainable_parameters, result.total_parameters) == (stored, base + stored)
+    assert [(step, steps) for step, steps, *_ in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [loss for _, _, loss, _ in told] == list(result.losses)
+    assert result.seconds > 0
+    summary = json.loads((tmp_path / "training.json").read_text())
+    assert "seconds" not in summary
+    assert summary["losses"] == list(result.losses)
+    assert TuneSettings(**summary["settings"]) == SMALL
+
+
+CHANGED = {
+    "rank": 8,
+    "alpha": 16.0,
+    "dropout": 0.3,
+    "target_modules": ("q_proj", "v_proj"),
+    "learning_rate": 5e-3,
+    "epochs": 3,
+    "max_steps": 3,
+    "batch_size": 2,
+    "micro_batch_tokens": 20,
+    "warmup_share": 0.5,
+    "schedule": "constant",
+    "beta1": 0.5,
+    "beta2": 0.5,
+    "weight_decay": 0.5,
+    "clip": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    from conftest import random_sequences, tiny_llama
+
+    folder = tmp_path_factory.mktemp("unchanged")
+    train(tiny_llama(), random_sequences(6), SMALL, folder)
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("field", sorted(CHANGED))
+def test_every_setting_is_read(llama: Any, rows: Any, tmp_path: Path, unchanged: bytes, field: str) -> None:
+    train(llama(), rows(6), SMALL.model_copy(update={field: CHANGED[field]}), tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() != unchanged
+
+
+@pytest.mark.parametrize(("every", "exists"), [(0, False), (3, False), (2, True)])
+def test_checkpoints_are_written_as_often_as_set(
+    llama: Any, rows: Any, tmp_path: Path, every: int, exists: bool
+) -> None:
+    with pytest.raises(Killed):
+        train(llama(), rows(6), SMALL.model_copy(update={"checkpoint_every": every}), tmp_path, on_step=kill_at(2))
+    assert (tmp_path / "checkpoint" / "state.safetensors").exists() is exists
+
+
+def test_the_list_of_settings_is_complete() -> None:
+    assert {*CHANGED, "checkpoint_every"} == set(TuneSettings.model_fields)
+
+
+def test_settings_refuse_what_they_do_not_know() -> None:
+    for wrong in ({"ranks": 8}, {"rank": 0}, {"learning_rate": -1}, {"learning_rate": "fast"}, {"dropout": 1.0}):
+        with pytest.raises(ValidationError):
+            TuneSettings(**wrong)
+    assert TuneSettings(learning_rate="2e-5").learning_rate == 2e-5  # YAML 1.1 reads 2e-5 as a text
+
+
+def test_the_automatic_learning_rate_follows_the_size() -> None:
+    rates = [TuneSettings().resolved_learning_rate(size) for size in (135_000_000, 3_000_000_000, 70_000_000_000)]
+    assert rates == [1e-3, 3e-4, 1e-4]
+    assert TuneSettings(learning_rate=2e-4).resolved_learning_rate(1) == 2e-4
+
+
+def test_the_rate_rises_falls_and_is_never_0() -> None:
+    settings = TuneSettings(warmup_share=0.2)
+    shares = [rate_share(step, 10, settings) for step in range(10)]
+    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert shares[2:] == pytest.approx([(10 - step) / 8 for step in range(2, 10)])
+    cosine = settings.model_copy(update={"schedule": "cosine"})
+    assert rate_share(6, 10, cosine) == pytest.approx(0.5)
+    assert rate_share(0, 1, settings) > 0
+
+
+def test_a_step_that_is_not_a_number_stops_the_training(llama: Any, rows: Any, tmp_path: Path) -> None:
+    module = llama()
+    module.get_decoder().norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"step 1 of 4.*learning_rate"):
+        train(module, rows(6), SMALL, tmp_path)
+
+
+def test_what_cannot_be_trained_on_is_named(llama: Any, tmp_path: Path) -> None:
+    good = TrainingSequence((1, 2, 3), (False, False, True))
+    with pytest.raises(DataError, match="no training sequences"):
+        train(llama(), [], SMALL, tmp_path)
+    nothing, first = TrainingSequence((1, 2), (False, False)), TrainingSequence((1, 2), (True, False))
+    long, foreign = TrainingSequence((1,) * 65, (True,) * 65), TrainingSequence((1, 64), (False, True))
+    with pytest.raises(DataError) as caught:
+        train(llama(), [good, nothing, first, long, foreign], SMALL, tmp_path)
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [f"- sequence {index}" for index in (1, 2, 3, 4)]
+    assert "65 tokens, but the model's context is 64" in lines[2]
+    assert not tmp_path.joinpath("training.json").exists()
+
+
+def test_half_precision_without_range_is_refused(llama: Any, rows: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="bfloat16"):
+        train(llama(torch.float16), rows(4), SMALL, tmp_path)
+
+
+def test_long_and_short_sequences_use_different_attention_and_agree(
+    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(llama(), rows(6), SMALL, tmp_path / "a")
+    monkeypatch.setattr("toolkit.tuning.training.PLAIN_ATTENTION_TOKENS", 0)
+    fused = train(llama(), rows(6), SMALL, tmp_path / "b")
+    assert fused.losses == pytest.approx(plain.losses, abs=1e-5)
+
+
+def test_the_package_is_light_to_import() -> None:
+    script = "import sys, toolkit.tuning; toolkit.tuning.TuneSettings(); print(*{'torch', 'peft'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
