@@ -31,7 +31,17 @@ from toolkit.tasks.example import Example, Span
 from toolkit.tasks.task import Task
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>")
-MERGES = (("Ġ", "t"), ("Ġt", "h"), ("e", "r"), ("i", "n"), ("Ċ", "Ċ"), ("in", "g"), ("u", "s"), ("us", "er"), ("1", "2"))
+MERGES = (
+    ("Ġ", "t"),
+    ("Ġt", "h"),
+    ("e", "r"),
+    ("i", "n"),
+    ("Ċ", "Ċ"),
+    ("in", "g"),
+    ("u", "s"),
+    ("us", "er"),
+    ("1", "2"),
+)
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -219,7 +229,9 @@ def strategy_of() -> Callable[..., Strategy]:
     """A strategy from adapters, named by their classes."""
 
     def make(name: str, *adapters: Adapter) -> Strategy:
-        return Strategy(name, tuple(NamedAdapter(type(item).__name__.removesuffix("Adapter").lower(), item) for item in adapters))
+        return Strategy(
+            name, tuple(NamedAdapter(type(item).__name__.removesuffix("Adapter").lower(), item) for item in adapters)
+        )
 
     return make
 

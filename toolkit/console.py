@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolkit.commands.terminal import duration, is_live
+from toolkit.commands.terminal import counted, duration, is_live
 from toolkit.meter import Listener
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Narrator:
 
     def _on_model(self, fields: Mapping[str, Any]) -> Told:
         where = f" on {fields['device']}" if fields.get("device") else ""
-        return Told(f"model {fields['name']}: {fields['dtype']}{where} ({fields['why']})")
+        return Told(f"model {fields['model']}: {fields['dtype']}{where} ({fields['why']})")
 
     def _on_strategy(self, fields: Mapping[str, Any]) -> Told:
         self._strategy, self._trials = str(fields["strategy"]), 0
@@ -100,7 +100,8 @@ class Narrator:
             self._trained_tokens += int(fields["tokens"])
             elapsed = max(now - since, 1e-9)
             said.append(f"{self._trained_tokens / elapsed:,.0f} tokens/s")
-            said.append(f"{duration(elapsed / (step - first) * (steps - step))} left")
+            if step < steps:
+                said.append(f"{duration(elapsed / (step - first) * (steps - step))} left")
         return Told(activity=self._now("training", step, steps, ", ".join(said)))
 
     def _on_trial(self, fields: Mapping[str, Any]) -> Told:
@@ -125,10 +126,16 @@ class Narrator:
     def _on_statistics(self, fields: Mapping[str, Any]) -> Told:
         return Told("statistics", Activity(f"comparing {fields['strategies']} systems"))
 
+    def _on_merge(self, fields: Mapping[str, Any]) -> Told:
+        what = f"{fields['strategy']}: what merging the adapter would change"
+        return Told(activity=Activity(f"{what}, on {counted(int(fields['examples']), 'example')}"))
+
     def _on_timed(self, fields: Mapping[str, Any]) -> Told:
         done, total = int(fields["done"]), int(fields["examples"])
-        activity = Activity(f"timing {fields['strategy']} one by one", done, total)
-        return Told(f"timed {fields['strategy']} one by one on {total} examples" if done == total else None, activity)
+        if done < total:
+            return Told(activity=Activity(f"timing {fields['strategy']} one by one", done, total))
+        line = f"timed {fields['strategy']} one by one on {counted(total, 'example')}"
+        return Told(line, Activity("timing one by one"))  # whose turn is next, no event says
 
     def _on_stage(self, fields: Mapping[str, Any]) -> Told:
         took = duration(float(fields["seconds"]))

@@ -85,6 +85,10 @@ class Store:
         found = self.get(key)
         return found if found is not None else self.put(key, build)
 
+    def forget(self, key: str) -> None:
+        """Removes the folder of a key, if it is there."""
+        shutil.rmtree(self._place(key), ignore_errors=True)
+
     def count_scoring(self, test_digest: str, run: str) -> int:
         """Notes that a run scored a test set; returns how many runs have scored it so far."""
         path = self.root / "scorings" / f"{test_digest[:32]}.jsonl"

@@ -1,6 +1,6 @@
 """What every adapter, model and encoder must hold, for tests of your own: each check raises AssertionError with why.
 
-    check_adapter(MyAdapter(depth=2), task, model, tmp_path, encoder=HashingEncoder())
+check_adapter(MyAdapter(depth=2), task, model, tmp_path, encoder=HashingEncoder())
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def check_adapter(
 
     system = fitted("first", 0)
     outputs = system.answer(task.test)
+    _require(_weights(model) == before, "the base model's weights are not what they were")
     asked = [example.id for example in task.test]
     _require([output.example_id for output in outputs] == asked, "an output is missing, twice there or out of order")
     _require(system.answer(task.test) == outputs, "answering twice gives two results")
@@ -72,8 +73,9 @@ def check_adapter(
     _require(system.answer([]) == [], "no examples must give no outputs")
     _require(fitted("second", 0).answer(task.test) == outputs, "a part saved and loaded answers otherwise")
     if not adapter.seeded:
-        _require(fitted("third", 1).answer(task.test) == outputs, "`seeded` is False, and another seed answers otherwise")
-    _require(_weights(model) == before, "the base model's weights are not what they were")
+        _require(
+            fitted("third", 1).answer(task.test) == outputs, "`seeded` is False, and another seed answers otherwise"
+        )
 
 
 def check_model(model: FoundationModel, prompts: Sequence[Prompt], choices: Sequence[str] = ("yes", "no")) -> None:
@@ -131,7 +133,9 @@ def check_encoder(encoder: Encoder) -> None:
 def _check_scores(model: FoundationModel, prompts: Sequence[Prompt], choices: Continuations) -> None:
     scores = model.score(prompts, [choices] * len(prompts))
     _require([len(row) for row in scores] == [len(choices)] * len(prompts), "not one score a continuation")
-    _require(all(math.isfinite(score) and score <= 1e-6 for row in scores for score in row), f"no log-likelihoods: {scores}")
+    _require(
+        all(math.isfinite(score) and score <= 1e-6 for row in scores for score in row), f"no log-likelihoods: {scores}"
+    )
     _require(model.score(prompts, [choices] * len(prompts)) == scores, "scores differ from call to call")
     _require(model.score([], []) == [], "no prompts must give no scores")
     turned = model.score(prompts[::-1], [choices[::-1]] * len(prompts))
@@ -156,9 +160,12 @@ def _bench(task: Task, model: FoundationModel, store: Path, encoder: Encoder | N
         task=task.without_test(),
         model=model,
         conditions=Conditions(
-            Template.load(template), task.contract, "likelihood" if scores else "generation", Sampling(16),
+            Template.load(template),
+            task.contract,
+            "likelihood" if scores else "generation",
+            Sampling(16),
             task.shared_groups is not None,
-        ),  # fmt: skip
+        ),
         environment={},
         embedder=None if encoder is None else lambda: encoder,
         primary=metrics_for(task.metrics, task.contract)[0],

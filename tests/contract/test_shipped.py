@@ -159,7 +159,11 @@ def test_an_adapter_that_takes_unknown_settings_is_found_out(
     [
         ("generate", lambda said: said[::-1], "order matters|alone"),
         ("generate", lambda said: said[:-1], "gave 3 answers"),
-        ("generate", lambda said: [replace(one, token_ids=(*one.token_ids, 2)) for one in said], "stop token|were allowed"),
+        (
+            "generate",
+            lambda said: [replace(one, token_ids=(*one.token_ids, 2)) for one in said],
+            "stop token|were allowed",
+        ),
         ("generate", lambda said: [replace(one, confidence=2.0) for one in said], "confidence of 2.0"),
         ("generate", lambda said: [replace(one, text="other") for one in said], "text and ids differ"),
         ("score", lambda scores: [row[:-1] for row in scores], "not one score a continuation"),

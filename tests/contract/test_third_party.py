@@ -119,7 +119,7 @@ def test_third_party_adapters_pass_the_shipped_contract(
 
 
 def test_an_unknown_adapter_is_named_with_the_nearest_installed(third_party: Callable[[str], type[Adapter]]) -> None:
-    with pytest.raises(RecipeError, match="unknown adapter 'casade'.*did you mean 'cascade'.*tool_using"):
+    with pytest.raises(RecipeError, match=r"unknown adapter 'casade'.*did you mean 'cascade'.*tool_using"):
         third_party("casade")
 
 

@@ -19,7 +19,9 @@ def toolkit(*arguments: str, folder: Path, given: str | None = None) -> subproce
     """The installed command in a process of its own."""
     command = [str(Path(sys.executable).with_name("toolkit")), *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Shipped:
 
     def __init__(self, models: TinyModels, root: Path) -> None:
         self.models, self.root = models, root
-        self._runs = 0
+        self.runs = 0
 
     def recipe(self, name: str, *overrides: str) -> Recipe:
         base = (f"model={self.models.model}", f"embedder={self.models.embedder}", "limit=4")
@@ -63,8 +63,8 @@ class Shipped:
 
     def run(self, name: str, *overrides: str, load: ModelLoader | None = None, store: str = "store") -> RunResult:
         """A run in a folder of its own; runs with the same `store` share their Store."""
-        self._runs += 1
-        out = self.root / f"run-{self._runs}"
+        self.runs += 1
+        out = self.root / f"run-{self.runs}"
         return run(self.recipe(name, *overrides), out=out, load=load, store=self.root / store)
 
     def refusal(self, name: str, *overrides: str, load: ModelLoader | None = None) -> ToolkitError:
@@ -76,7 +76,7 @@ class Shipped:
     @property
     def last(self) -> Path:
         """The folder of the latest run."""
-        return self.root / f"run-{self._runs}"
+        return self.root / f"run-{self.runs}"
 
     def loader(self, name: str, dtype: str = "bfloat16") -> LocalModel:
         model = load_local(name, self.recipe("quickstart", f"dtype={dtype}"), Meter())
@@ -154,8 +154,20 @@ class WholeRun:
     folder: Path
     comparison: Mapping[str, Any]
     recipe: Recipe
+    overrides: Sequence[str]
     base: LocalModel
     before: Mapping[str, Any]
+
+
+def tuned(recipe: Recipe) -> list[str]:
+    """The strategies with weights of their own."""
+    stacks = {strategy.name: [adapter.kind for adapter in strategy.adapters] for strategy in recipe.strategies}
+    return [name for name, kinds in stacks.items() if "tune" in kinds]
+
+
+def _fewer(rows: Rows) -> None:
+    rows["train"][:] = rows["train"][::5]
+    rows["validation"][:] = rows["validation"][::2]
 
 
 @pytest.fixture(scope="session")
@@ -175,6 +187,7 @@ def observed(model: LocalModel) -> dict[str, Any]:
         "storage": {name: tensor.data_ptr() for name, tensor in module.state_dict(keep_vars=True).items()},
         "modules": [(name, type(item).__qualname__, item.training) for name, item in module.named_modules()],
         "gradients": [(name, item.requires_grad, item.grad is None) for name, item in module.named_parameters()],
+        "attention": module.config._attn_implementation,
         "logits": logits,
     }
 
@@ -183,40 +196,33 @@ def observed(model: LocalModel) -> dict[str, Any]:
 def whole_runs(
     tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], WholeRun]]:
-    """Handbook and tickets with all their strategies, run once for all tests; nobody may write there."""
+    """Handbook and tickets with all their strategies, run once for all tests; nobody may write there.
+
+    Tuning takes two steps only, and of the tickets a fifth is trained on: all else is as it ships.
+    """
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOOLKIT_CACHE", str(root / "cache"))
 
-        @lru_cache(maxsize=None)
+        @cache
         def whole(name: str) -> WholeRun:
             here = Shipped(tiny_models, root / name)
             bases: list[tuple[LocalModel, dict[str, Any]]] = []
+            overrides = [f"strategies.{strategy}.tune.max_steps=2" for strategy in tuned(here.recipe(name))]
+            if name == "tickets":
+                overrides.append(f"task={here.task(name, _fewer)}")
 
             def load(model: str) -> LocalModel:
                 loaded = here.loader(model)
                 bases.append((loaded, observed(loaded)))
                 return loaded
 
-            result = here.run(name, *whole_overrides(name), load=load)
+            result = here.run(name, *overrides, load=load)
             ((base, before),) = bases
-            return WholeRun(result.folder, result.comparison, here.recipe(name, *whole_overrides(name)), base, before)
+            recipe = here.recipe(name, *overrides)
+            return WholeRun(result.folder, result.comparison, recipe, overrides, base, before)
 
         yield whole
-
-
-def whole_overrides(name: str) -> Sequence[str]:
-    """Every strategy of a recipe as it ships, tuned for a few steps only."""
-    steps = {
-        "handbook": ("lora", "lora_rag", "sft_then_rag"),
-        "tickets": ("lora", "few_shot_lora"),
-    }[name]
-    return [f"strategies.{strategy}.tune.max_steps=2" for strategy in steps]
-
-
-@pytest.fixture(scope="session")
-def overrides_of() -> Callable[[str], Sequence[str]]:
-    return whole_overrides
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:

@@ -123,9 +123,7 @@ def test_any_rows_budget_and_prefix_decode_alike(
     module = make_module("llama")
     rows, shared = rows_of(seed, count), tuple(range(100, 100 + prefix))
     stops = frozenset(random.Random(seed).sample(range(300), 40))
-    same_answers(
-        decoded(module, rows, shared, stops, cap, budget), plainly_decoded(module, rows, shared, stops, cap)
-    )
+    same_answers(decoded(module, rows, shared, stops, cap, budget), plainly_decoded(module, rows, shared, stops, cap))
 
 
 @st.composite
@@ -155,7 +153,9 @@ def test_the_order_of_rows_changes_nothing(make_module: Callable[..., Any]) -> N
     module, rows = make_module("qwen2"), rows_of(4, 5)
     forth = scored(module, rows, CHOICES, (), 60)
     close(scored(module, rows[::-1], CHOICES[::-1], (), 60)[::-1], forth)
-    same_answers(decoded(module, rows[::-1], (), frozenset({2}), 6, 60)[::-1], decoded(module, rows, (), frozenset({2}), 6, 60))
+    same_answers(
+        decoded(module, rows[::-1], (), frozenset({2}), 6, 60)[::-1], decoded(module, rows, (), frozenset({2}), 6, 60)
+    )
 
 
 def test_finished_rows_leave_the_batch(make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from toolkit.tasks.messages import Message
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<think>")
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] | trim) + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] | trim) }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 DROPS_SYSTEM = (
@@ -28,7 +28,8 @@ DROPS_SYSTEM = (
 
 plain_text = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=30)
 any_text = st.lists(
-    st.one_of(st.sampled_from([*CONTROL, "<|", "|>", "<|im_", "start|>", "<", "\ue000", "\ue001"]), plain_text), max_size=6
+    st.one_of(st.sampled_from([*CONTROL, "<|", "|>", "<|im_", "start|>", "<", "\ue000", "\ue001"]), plain_text),
+    max_size=6,
 ).map("".join)
 
 
@@ -90,7 +91,9 @@ def test_where_the_template_takes_no_system_message_it_opens_the_first_user_mess
     assert tokenizer.decode(ids) == "<|im_start|>user\nBe brief.\n\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_chat_template_that_fails_on_a_plain_conversation_is_a_model_error(make_tokenizer: Callable[..., Any]) -> None:
+def test_a_chat_template_that_fails_on_a_plain_conversation_is_a_model_error(
+    make_tokenizer: Callable[..., Any],
+) -> None:
     with pytest.raises(ModelError, match="fails on a plain conversation"):
         Chat(make_tokenizer("{{ raise_exception('no') }}"))
 

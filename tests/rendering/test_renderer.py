@@ -68,9 +68,7 @@ def test_the_messages_are_instruction_demonstrations_question_and_later_turns(dr
     ]  # fmt: skip
     assert said[0].content == TextContract().instruction
     assert [message.content for message in said[1:5]] == ["Question: One?", "1", "Question: Two?", "2"]
-    assert said[5].content == (
-        "Passage 1: First fact.\nPassage 2: Second fact.\nQuestion: Why is it so?"
-    )
+    assert said[5].content == ("Passage 1: First fact.\nPassage 2: Second fact.\nQuestion: Why is it so?")
 
 
 def test_an_unanswerable_demonstration_shows_the_abstention_phrase(template: Template) -> None:
@@ -85,7 +83,8 @@ def test_an_unanswerable_demonstration_shows_the_abstention_phrase(template: Tem
 def test_training_ids_are_prompt_ids_then_target_ids_then_stop(draft: Draft, renderer: Renderer, answer: str) -> None:
     sequence = renderer.training_sequence(draft, answer)
     prompt = renderer.prompt(draft).token_ids
-    assert prompt is not None and renderer.chat is not None
+    assert prompt is not None
+    assert renderer.chat is not None
     assert sequence.token_ids == (*prompt, *renderer.chat.encode(answer), *renderer.stop)
     assert sequence.supervised == (False,) * len(prompt) + (True,) * (len(sequence.token_ids) - len(prompt))
 

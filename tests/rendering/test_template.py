@@ -61,7 +61,9 @@ def test_missing_inputs_are_found_before_any_model_call() -> None:
 
 
 @pytest.mark.parametrize("part", ["system", "user"])
-@pytest.mark.parametrize("text", ["{{ passages }}", "{% if passages %}x{% endif %}", "{% for p in passages %}{% endfor %}"])
+@pytest.mark.parametrize(
+    "text", ["{{ passages }}", "{% if passages %}x{% endif %}", "{% for p in passages %}{% endfor %}"]
+)
 def test_passages_may_be_named_in_their_own_slot_only(part: str, text: str) -> None:
     texts = {"system": "s", "passages": "", "user": "u", part: text}
     with pytest.raises(DataError, match=f"{part}: 'passages' is not available here; allowed: "):
@@ -88,7 +90,9 @@ def test_nothing_random_is_available() -> None:
         with_user("{{ labels | random }}")
 
 
-@pytest.mark.parametrize("text", ["{{ inputs.question ", "{% for x in inputs %}", "{{ inputs.question | nosuchfilter }}"])
+@pytest.mark.parametrize(
+    "text", ["{{ inputs.question ", "{% for x in inputs %}", "{{ inputs.question | nosuchfilter }}"]
+)
 def test_broken_texts_are_refused_when_they_are_read_with_their_line(text: str) -> None:
     with pytest.raises(DataError, match="template 't', user, line 2"):
         with_user(f"first line\n{text}")
@@ -114,12 +118,16 @@ def test_ordinary_templates_work(text: str, wanted: str) -> None:
 
 
 def test_data_is_never_taken_for_a_template() -> None:
-    text = with_user("{{ inputs.question }}").render("user", {"inputs": {"question": "{{ 7 * 7 }}{% x %}"}, "labels": ()})
+    text = with_user("{{ inputs.question }}").render(
+        "user", {"inputs": {"question": "{{ 7 * 7 }}{% x %}"}, "labels": ()}
+    )
     assert text == "{{ 7 * 7 }}{% x %}"
 
 
 def test_the_passages_slot_sees_passages_and_inputs() -> None:
-    template = Template("t", "s", "{% for p in passages %}{{ p.rank }}:{{ p.text }}/{{ inputs.question }} {% endfor %}", "u")
+    template = Template(
+        "t", "s", "{% for p in passages %}{{ p.rank }}:{{ p.text }}/{{ inputs.question }} {% endfor %}", "u"
+    )
     passages = [Passage("d", 0, 1, "a"), Passage("d", 1, 2, "b", rank=2)]
     assert template.render("passages", {"passages": passages, "inputs": VALUES["inputs"]}) == "1:a/Why? 2:b/Why? "
 

@@ -83,7 +83,7 @@ class FakeRun:
         (root / "comparison.json").write_bytes(pretty(comparison))
         (root / "ledger.json").write_bytes(pretty(self._ledger()))
         (root / "manifest.json").write_bytes(pretty(self._manifest()))
-        event = {"time": 1.5, "event": "model", "name": "smollm2", "dtype": "bfloat16", "why": "auto: amx_bf16"}
+        event = {"time": 1.5, "event": "model", "model": "smollm2", "dtype": "bfloat16", "why": "auto: amx_bf16"}
         (root / "events.jsonl").write_text(dumps(event) + "\n")
         write_scores(rows, root / "scores.parquet")
         write_usage(usage, root / "usage.parquet")
@@ -91,7 +91,7 @@ class FakeRun:
             seed = self.seeds(name)[0]
             path = root / "outputs" / name / ("seed-none.jsonl" if seed is None else f"seed-{seed}.jsonl")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(dumps(to_line(output)) + "\n" for output in outputs[name]), encoding="utf-8")
+            path.write_text("".join(dumps({"chunk": "k", "output": to_line(output)}) + "\n" for output in outputs[name]), encoding="utf-8")
         return json.loads((root / "comparison.json").read_text())
 
     def label(self, name):

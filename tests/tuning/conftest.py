@@ -36,12 +36,12 @@ def random_sequences(count: int, seed: int = 0, shortest: int = 6, longest: int 
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def llama() -> Build:
     return tiny_llama
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., list[TrainingSequence]]:
     return random_sequences
 

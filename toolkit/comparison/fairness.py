@@ -96,9 +96,9 @@ def check_trials(a: str, b: str, trials: Mapping[str, int], why_unequal: str | N
 
 
 def check_base(before: str, after: str, strategy: str) -> None:
-    """Point 7. Raises FairnessError when the base model's bytes are not what they were."""
+    """Point 7. Raises FairnessError when the base model's bytes, modules, modes or gradients are not what they were."""
     if before != after:
         raise FairnessError(
-            f"strategy '{strategy}' changed the base model's weights in place: every other strategy would be measured "
-            "on another model; adapt a view (`model.adapted`) or a copy"
+            f"strategy '{strategy}' changed the base model's weights, modules, train mode or requires_grad in place: "
+            "every other strategy would be measured on another model; adapt a view (`model.adapted`) or a copy"
         )

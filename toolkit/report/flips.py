@@ -37,8 +37,8 @@ def flips(run: RunFiles) -> Section:
         return Section("flips", "Examples that flip", (Paragraph("There is no contrast to show examples of."),))
     intro = (
         f"Up to {SHOWN} examples each way, the widest gaps first. Questions are not kept in a run folder: the command "
-        "under an example's name, given beside this folder, shows it whole. Repeats over seeds are averaged; the answer "
-        "is the first seed's."
+        "under an example's name, given beside this folder, shows it whole. Repeats over seeds are averaged; the "
+        "answer is the first seed's."
     )
     return Section("flips", "Examples that flip", (Paragraph(intro, quiet=True), *blocks))
 

@@ -51,7 +51,7 @@ class RunFiles:
         """Outputs by example id; empty where the file is not there."""
         name = "seed-none" if seed is None else f"seed-{seed}"
         lines = _lines(self.root / "outputs" / strategy / f"{name}.jsonl")
-        return {str(line["example_id"]): line for line in lines if "example_id" in line}
+        return {str(line["output"]["example_id"]): line["output"] for line in lines}
 
 
 def read_run(root: Path) -> RunFiles:
@@ -102,8 +102,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _dtype_reasons(path: Path) -> dict[str, str]:
-    loaded = [line for line in _lines(path) if line.get("event") == "model" and {"name", "dtype", "why"} <= set(line)]
-    return {str(line["name"]): f"{line['dtype']} ({line['why']})" for line in loaded}
+    loaded = [line for line in _lines(path) if line.get("event") == "model" and {"model", "dtype", "why"} <= set(line)]
+    return {str(line["model"]): f"{line['dtype']} ({line['why']})" for line in loaded}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

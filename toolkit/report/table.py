@@ -54,9 +54,20 @@ def verdict_table(comparison: Mapping[str, Any], ledger: Mapping[str, Any]) -> l
 def headings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
     """Of the columns of `as_texts`."""
     metric, baseline = comparison["metric"], comparison.get("baseline")
-    score = f"{figures.plain(metric)} [95 % CI]"
-    against = f"Difference to {baseline} [95 % CI]" if baseline else "Difference to baseline"
-    return ("Strategy", score, against, "p (Holm)", "Verdict", "Resolves", "One-off", "Per query", "Latency, p50")
+    interval = "[95 % CI]".replace(" ", "\N{NO-BREAK SPACE}")
+    score = f"{figures.plain(metric)} {interval}"
+    against = f"Difference to {baseline} {interval}" if baseline else "Difference to baseline"
+    return (
+        "Strategy",
+        score,
+        against,
+        "p\N{NO-BREAK SPACE}(Holm)",
+        "Verdict",
+        "Resolves",
+        "One-off",
+        "Per query",
+        "Latency, p50",
+    )
 
 
 def as_texts(row: VerdictRow) -> tuple[tuple[str, str], ...]:

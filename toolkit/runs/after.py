@@ -21,7 +21,7 @@ MERGE_EXAMPLES = 64
 
 
 def merge_report(
-    system: System, base: FoundationModel, validation: Sequence[Example], path: Path, store: Store
+    system: System, base: FoundationModel, validation: Sequence[Example], path: Path, store: Store, meter: Meter
 ) -> dict[str, Any]:
     """The share of answers that merging the adapter into the weights (in fp32) would change.
 
@@ -30,6 +30,7 @@ def merge_report(
     asked = validation[:MERGE_EXAMPLES]
 
     def build(folder: Path) -> None:
+        meter.event("merge", strategy=system.strategy.name, examples=len(asked))
         (folder / "merge.json").write_bytes(pretty(_merged_against_beside(system, base, asked)))
 
     kept = store.folder(key_of({"merge": chunk_key(system, asked)}), build) / "merge.json"

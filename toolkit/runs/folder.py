@@ -18,7 +18,7 @@ from toolkit.errors import RunError
 from toolkit.meter import Listener
 from toolkit.recipe import Recipe
 from toolkit.runs.records import dumps
-from toolkit.store import write_atomically
+from toolkit.store import Store, write_atomically
 
 
 class RunFolder:
@@ -49,6 +49,15 @@ class RunFolder:
         for name in ("systems", "outputs"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         self.timings.unlink(missing_ok=True)
+
+    def unkeep(self, strategy: str, seed: int | None, store: Store) -> None:
+        """Removes what a refused strategy left, here and in the Store: the same command must refuse it again."""
+        system, outputs = self.system(strategy, seed), self.outputs(strategy, seed)
+        parts = [json.loads(path.read_text(encoding="utf-8"))["key"] for path in system.glob("*/part.json")]
+        for key in {*parts, *(line["chunk"] for line in read_lines(outputs))}:
+            store.forget(key)
+        shutil.rmtree(system, ignore_errors=True)
+        outputs.unlink(missing_ok=True)
 
     def listener(self, also: Listener | None = None) -> Listener:
         """Writes events and timings as they come, and passes them on to a live view."""

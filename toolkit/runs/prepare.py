@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
-from toolkit.errors import RecipeError, listing
+from toolkit.errors import RecipeError, listing, nearest
 from toolkit.evaluation import metrics_for
 from toolkit.evaluation.metric import Metric
 from toolkit.inference import FoundationModel, LocalModel, Sampling
@@ -51,7 +51,13 @@ class Prepared:
 
     @property
     def models(self) -> dict[str, FoundationModel]:
-        return {bench.model.name: bench.model for bench in self.benches.values()}
+        """By name; two folders of one name are told apart by their digests."""
+        found: dict[str, FoundationModel] = {}
+        for model in (bench.model for bench in self.benches.values()):
+            taken = found.setdefault(model.name, model)
+            if taken is not model:
+                found[f"{model.name} ({model.digest[:12]})"] = model
+        return found
 
 
 def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None = None) -> Prepared:
@@ -67,6 +73,7 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     if recipe.metrics:
         task = replace(task, metrics=tuple(recipe.metrics))
     metrics = metrics_for(task.metrics, task.contract)
+    _check_contrast_metrics(recipe, [metric.name for metric in metrics])
     check_splits(task)
     _check_adapters(recipe, task)
     with meter.stage("load"):
@@ -205,6 +212,16 @@ def _check_adapters(recipe: Recipe, task: Task) -> None:
         raise RecipeError(listing(problems, "the recipe does not suit its task"))
 
 
+def _check_contrast_metrics(recipe: Recipe, known: Sequence[str]) -> None:
+    problems = [
+        f"{contrast.a} - {contrast.b}: '{contrast.metric}' is not measured{nearest(contrast.metric, known)}"
+        for contrast in recipe.contrasts
+        if contrast.metric is not None and contrast.metric not in known
+    ]
+    if problems:
+        raise RecipeError(listing(problems, f"{recipe.where('contrasts')}: metrics are {', '.join(known)}"))
+
+
 def _declares(settings: Adapter, dependency: Dependency) -> bool:
     """An adapter that does not say what it depends on is taken to depend on everything, and to need nothing."""
     return type(settings).depends_on is not Adapter.depends_on and dependency in settings.depends_on()
@@ -223,9 +240,12 @@ def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:
         if id(bench) in checked or context is None:
             continue
         checked.add(id(bench))
-        budget = context - bench.conditions.sampling.max_new_tokens
+        renderer, reserved = bench.model.renderer, bench.conditions.sampling.max_new_tokens
+        if bench.conditions.answer_by == "likelihood":
+            written = [task.contract.write(label) for label in task.contract.labels]
+            reserved = max(map(len, renderer.continuations(written)))
         examples = (*task.train, *task.validation, *task.test)
-        check_lengths(examples, task, bench.conditions.template, bench.model.renderer, budget)
+        check_lengths(examples, task, bench.conditions.template, renderer, context - reserved)
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.comparison.fairness import check_base
+from toolkit.errors import FairnessError
 from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_usage
+from toolkit.inference import FoundationModel
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
 from toolkit.resources import cache_folder
@@ -21,7 +23,7 @@ from toolkit.runs.manifest import manifest
 from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import pretty
 from toolkit.runs.summary import Judged, compare
-from toolkit.store import Store, write_atomically
+from toolkit.store import Store, key_of, write_atomically
 from toolkit.strategies.adapter import Answerer
 from toolkit.strategies.fitting import Fitted, fit
 from toolkit.strategies.strategy import Strategy, in_order_of_use
@@ -102,6 +104,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
             prepared.task.validation,
             folder.system(item.strategy.name, item.seed) / "merge.json",
             store,
+            meter,
         )
         for item in answered
         if item.fitted.system.tuned
@@ -123,7 +126,8 @@ def _answer_all(
 ) -> list[Answered]:
     """Every strategy and seed, in an order that respects `uses`; the base model is checked after each."""
     recipe = prepared.recipe
-    digests = {name: _bytes_digest(model) for name, model in prepared.models.items()}
+    bases = {id(bench.model): bench.model for bench in prepared.benches.values()}
+    states = {key: _base_state(model) for key, model in bases.items()}
     done: dict[tuple[str, int | None], Answered] = {}
     for strategy in in_order_of_use(recipe.strategies):
         bench = prepared.benches[strategy.name]
@@ -138,8 +142,12 @@ def _answer_all(
             path = folder.outputs(strategy.name, seed)
             outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
             done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
-            for name, model in prepared.models.items():
-                check_base(digests[name], _bytes_digest(model), strategy.name)
+            try:
+                for key, model in bases.items():
+                    check_base(states[key], _base_state(model), strategy.name)
+            except FairnessError:
+                folder.unkeep(strategy.name, seed, store)
+                raise
     order = {strategy.name: place for place, strategy in enumerate(recipe.strategies)}
     return sorted(done.values(), key=lambda item: (order[item.strategy.name], item.seed or 0))
 
@@ -198,12 +206,17 @@ def _ledger(prepared: Prepared, answered: Sequence[Answered], folder: RunFolder)
     return ledger(costed, read_usage(folder.usage), read_lines(folder.timings))
 
 
-def _bytes_digest(model: Any) -> str:
-    """Of a local model's tensors; a model without any has nothing to change."""
+def _base_state(model: FoundationModel) -> str:
+    """Of a local model's tensors, modules, modes and `requires_grad`; a model without any has nothing to change."""
     from toolkit.inference import LocalModel
 
     if not isinstance(model, LocalModel):
         return ""
     from toolkit.models import tensors_digest
 
-    return tensors_digest(model.module)
+    modules = [
+        [name, type(item).__module__, type(item).__qualname__, item.training]
+        for name, item in model.module.named_modules()
+    ]
+    wanted = [name for name, parameter in model.module.named_parameters() if parameter.requires_grad]
+    return key_of({"tensors": tensors_digest(model.module), "modules": modules, "requires_grad": wanted})

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from toolkit.errors import DataError
 from toolkit.rendering.draft import Draft, Passage
 from toolkit.retrieval.spans import Span, covered_share
 from toolkit.seeds import derive
@@ -55,6 +56,8 @@ class OraclePassages(Part):
     def _holding(self, span: Span) -> Passage:
         """The first chunk that holds most of a span."""
         best = max(self._retriever.chunks, key=lambda chunk: covered_share([_span(chunk)], span))
+        if not covered_share([_span(best)], span):
+            raise DataError(f"gold span {span[1]}:{span[2]} of document '{span[0]}' is in no passage of the corpus")
         return Passage(best.document, best.start, best.end, best.text)
 
 

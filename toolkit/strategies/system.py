@@ -117,8 +117,8 @@ class System:
             drafts = part.extend(drafts)
         if [draft.example.id for draft in drafts] != [example.id for example in examples]:
             raise FairnessError(
-                f"strategy '{self.strategy.name}': {len(examples)} examples gave {len(drafts)} drafts or another order; "
-                "a part's `extend` must return exactly one draft an example, in order"
+                f"strategy '{self.strategy.name}': {len(examples)} examples gave {len(drafts)} drafts or another "
+                "order; a part's `extend` must return exactly one draft an example, in order"
             )
         for example, draft in zip(examples, drafts, strict=True):
             self._check_shown(example, draft)
@@ -220,6 +220,7 @@ def _with_prompt(output: Output, draft: Draft, prompt: Prompt) -> Output:
     return replace(
         output,
         retrieved=(*used, *dropped),
+        dropped_demonstrations=draft.dropped_demonstrations,
         prompt_token_ids=prompt.token_ids,
         prompt_digest=prompt.digest,
     )

@@ -179,8 +179,10 @@ class JsonContract:
             if character in '{["' or character.isdigit() or character in "-tfn":
                 try:
                     value, _ = decoder.raw_decode(text[start:])
-                except (ValueError, RecursionError):  # brackets without end overflow the decoder
+                except ValueError:
                     continue
+                except RecursionError:  # a model that repeats opening brackets
+                    return UNPARSABLE
                 answer: Answer = value
                 return UNPARSABLE if self._missing(answer) else answer
         return UNPARSABLE

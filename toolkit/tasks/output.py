@@ -53,6 +53,7 @@ class Output:
         confidence: the probability of the answer among the choices, or the mean token probability; None if unknown.
         choice_scores: log-likelihood of each choice, in the order of the choices.
         retrieved: passages, best first.
+        dropped_demonstrations: ids of those that did not fit the context.
         citations: documents the answer points at.
         tool_calls: calls a part made on the way, as text.
         trace: what parts want to tell a reader.
@@ -71,6 +72,7 @@ class Output:
     confidence: float | None = None
     choice_scores: tuple[float, ...] | None = None
     retrieved: tuple[RetrievedPassage, ...] = ()
+    dropped_demonstrations: tuple[str, ...] = ()
     citations: tuple[str, ...] = ()
     tool_calls: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()

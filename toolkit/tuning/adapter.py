@@ -147,7 +147,7 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
         try:
             config = PeftConfig.from_pretrained(str(folder))
             if config.is_prompt_learning:
-                raise ModelError(f"adapter '{folder}': {config.peft_type.value} changes prompts; only weights are read")
+                raise ModelError(f"adapter '{folder}': {config.peft_type} changes prompts, not weights")
             _use_one_rounding(config, copied)
             adapted = PeftModel.from_pretrained(copied, str(folder), config=config, autocast_adapter_dtype=in_fp32)
             _check_names(adapted, folder)
@@ -157,7 +157,8 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"adapter '{folder}' does not fit the model: {first[0]}") from error
     adapted.requires_grad_(False)
-    return adapted.eval()
+    adapted.eval()
+    return adapted
 
 
 def _check_names(adapted: PeftModel, folder: Path) -> None:
@@ -194,7 +195,7 @@ def _use_one_rounding(config: PeftConfig, module: Module) -> None:
     from toolkit.tuning.layer import OneRoundingLinear
 
     linear = [type(layer) for layer in module.modules() if isinstance(layer, Linear)]
-    if config.peft_type.value == "LORA" and set(linear) == {Linear}:
+    if config.peft_type == "LORA" and set(linear) == {Linear}:
         config._register_custom_module({Linear: OneRoundingLinear})
 
 

@@ -1,4 +1,4 @@
-"""A training's state on disk: one safetensors file, replaced in one step, so that it is whole whenever we are killed."""
+"""A training's state on disk: one safetensors file, replaced in one step, whole whenever we are killed."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from peft.tuners.lora import Linear
 from torch.nn import functional
 
 
-class OneRoundingLinear(Linear):  # type: ignore[misc]
+class OneRoundingLinear(Linear):
     """PEFT's LoRA layer over a plain `torch.nn.Linear`; whatever is not plain LoRA takes PEFT's own way.
 
     With B = 0 the output has the base layer's bits, except (by one rounding) where the layer has a bias.

@@ -36,22 +36,22 @@ class TuneSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(16, ge=1)
-    alpha: Positive = 32.0
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
     dropout: Share = 0.0
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     learning_rate: Literal["auto"] | Positive = "auto"
-    epochs: int = Field(3, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(8, ge=1)
-    micro_batch_tokens: int = Field(4096, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    micro_batch_tokens: int = Field(default=4096, ge=1)
     warmup_share: Share = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     beta1: Share = 0.9
     beta2: Share = 0.95
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     clip: Positive = 1.0
-    checkpoint_every: int = Field(25, ge=0)
+    checkpoint_every: int = Field(default=25, ge=0)
 
     def resolved_learning_rate(self, parameters: int) -> float:
         """The peak learning rate for a base of so many parameters."""

@@ -80,9 +80,10 @@ def train(
     settings, folder = settings or TuneSettings(), Path(folder)
     _check_module(module)
     _check_sequences(module, sequences)
+    (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
     measured: dict[str, Any] = {}
     with Meter(lambda _, fields: measured.update(fields)).stage("training"):
-        result = _train(module, sequences, settings, folder, seed, base_name, on_step)
+        result = _train(module, sequences, settings, folder, seed, base_name, on_step or _silent)
     return TrainingResult(folder=folder, digest=adapter_digest(folder), seconds=measured["seconds"], **result)
 
 
@@ -93,7 +94,7 @@ def _train(
     folder: Path,
     seed: int,
     base_name: str | None,
-    on_step: OnStep | None,
+    on_step: OnStep,
 ) -> dict[str, Any]:
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
@@ -102,23 +103,18 @@ def _train(
     steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
-
     adapted = new_adapter(module, settings, seed)
     view = _training_view(adapted, max(lengths))
     plain = has_plain_head(view)
     weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
-    betas = (settings.beta1, settings.beta2)
-    optimiser = torch.optim.AdamW([weights], betas=betas, weight_decay=settings.weight_decay, fused=True)
+    optimiser = _optimiser(weights, settings)
     key = checkpoint.training_key(module, sequences, settings, seed)
     losses = checkpoint.resume(folder, key, weights, optimiser)
-    (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
 
     for number in range(len(losses), len(steps)):
         optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
         weights.grad.zero_()
-        with torch.random.fork_rng(devices=cuda_devices(module)):
-            torch.manual_seed(derive(seed, f"dropout of step {number}"))
-            loss = _accumulate(view, sequences, steps[number], plain)
+        loss = _accumulate(view, sequences, steps[number], plain, derive(seed, f"dropout of step {number}"))
         norm = float(torch.nn.utils.clip_grad_norm_([weights], settings.clip))
         _check_finite(loss, norm, number, len(steps), rate)
         optimiser.step()
@@ -126,8 +122,7 @@ def _train(
         done = number + 1
         if settings.checkpoint_every and done % settings.checkpoint_every == 0:
             checkpoint.write(folder, key, weights, optimiser, losses)
-        if on_step is not None:
-            on_step(done, len(steps), loss, _total(steps[number:done], lengths))
+        on_step(done, len(steps), loss, _total(steps[number:done], lengths))
 
     result: dict[str, Any] = {
         "steps": len(steps),
@@ -139,10 +134,18 @@ def _train(
         "total_parameters": parameters + weights.numel(),
     }
     save_adapter(adapted, folder, base_name)
-    summary = {"settings": settings.model_dump(mode="json"), "seed": seed, **result}
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, **result})
     checkpoint.remove(folder)
     return result
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Last of the adapter's files, and without clocks, so that a repetition writes the same bytes."""
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _silent(step: int, steps: int, loss: float, tokens: int) -> None:
+    """Tells nobody."""
 
 
 def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
@@ -168,17 +171,19 @@ def _training_view(adapted: Any, longest_tokens: int) -> Any:
     return view
 
 
-def _accumulate(view: Any, sequences: Sequence[TrainingSequence], step: Step, plain: bool) -> float:
-    """Adds the gradient of a step's mean loss, pass by pass, and gives that loss."""
+def _accumulate(view: Any, sequences: Sequence[TrainingSequence], step: Step, plain: bool, seed: int) -> float:
+    """Adds the gradient of a step's mean loss, pass by pass, and gives that loss. The seed is that of dropout."""
     import torch
 
     supervised = sum(supervised_count(sequences[row]) for rows in step for row in rows)
     total = torch.zeros((), device=view.device)
-    for rows in step:
-        batch = collate([sequences[row] for row in rows], view.device)
-        loss = loss_sum(view, batch, plain) / supervised
-        loss.backward()
-        total += loss.detach()
+    with torch.random.fork_rng(devices=cuda_devices(view)):
+        torch.manual_seed(seed)
+        for rows in step:
+            batch = collate([sequences[row] for row in rows], view.device)
+            loss = loss_sum(view, batch, plain) / supervised
+            loss.backward()
+            total += loss.detach()
     return float(total)
 
 
@@ -198,6 +203,13 @@ def _flattened(parameters: Sequence[Any]) -> Any:
         parameter.grad = weights.grad[start:end].view_as(parameter)
         start = end
     return weights
+
+
+def _optimiser(weights: Any, settings: TuneSettings) -> Any:
+    import torch
+
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW([weights], betas=betas, weight_decay=settings.weight_decay, fused=True)
 
 
 def _check_module(module: Any) -> None:

@@ -23,8 +23,7 @@ class Calculator(Part):
             calls = {n: re.fullmatch(r"CALL (\d+) *([+*]) *(\d+)", said.text) for n, said in enumerate(outputs)}
             calls = {n: int(c[1]) + int(c[3]) if c[2] == "+" else int(c[1]) * int(c[3]) for n, c in calls.items() if c}
             for n, value in calls.items():
-                turns = Message("assistant", outputs[n].text), Message("user", f"= {value}")
-                drafts[n] = drafts[n].with_turns(turns)
+                drafts[n] = drafts[n].with_turns([Message("assistant", outputs[n].text), Message("user", f"= {value}")])
             for n, said in zip(calls, answer([drafts[n] for n in calls]), strict=True):
                 made = (*outputs[n].tool_calls, outputs[n].text)
                 outputs[n] = replace(said, tool_calls=made, usage=outputs[n].usage + said.usage)
