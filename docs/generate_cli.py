@@ -1,7 +1,7 @@
 """Writes docs/cli.md from the help texts of the commands; with `--check` only says whether it is up to date.
 
-    python docs/generate_cli.py
-    python docs/generate_cli.py --check      exit code 1 if stale
+python docs/generate_cli.py
+python docs/generate_cli.py --check      exit code 1 if stale
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from toolkit.rendering.template import Template
 from toolkit.retrieval import HashingEncoder
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Answerer
-from toolkit.strategies.fitting import Bench, Fitted, fit
+from toolkit.strategies.bench import Bench
+from toolkit.strategies.fitting import Fitted, fit
 from toolkit.strategies.strategy import NamedAdapter, Strategy
 from toolkit.strategies.system import Conditions
 from toolkit.tasks.contract import ChoiceContract, TextContract

@@ -20,7 +20,8 @@ from toolkit.rendering.template import Template
 from toolkit.retrieval import Encoder
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Answerer
-from toolkit.strategies.fitting import Bench, fit
+from toolkit.strategies.bench import Bench
+from toolkit.strategies.fitting import fit
 from toolkit.strategies.strategy import NamedAdapter, Strategy
 from toolkit.strategies.system import Conditions, System
 from toolkit.tasks.task import Task

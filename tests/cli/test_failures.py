@@ -88,9 +88,7 @@ def test_a_defect_keeps_its_traceback(failing: Callable[..., Result], error: Bas
         failing(error)
 
 
-def test_a_missing_recipe_names_the_nearest(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_recipe_names_the_nearest(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     result = command("run", "quickstrat")
     assert result.exit_code == 2

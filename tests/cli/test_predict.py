@@ -35,9 +35,7 @@ def test_json_gives_a_record(predict: Command) -> None:
     assert record["answer"] == "WHY"
     assert record["status"] == "answered"
     assert record["confidence"] == 0.5
-    assert record["retrieved"] == [
-        {"document": "leave", "start": 0, "end": 9, "score": 0.5, "rank": 1, "used": True}
-    ]
+    assert record["retrieved"] == [{"document": "leave", "start": 0, "end": 9, "score": 0.5, "rank": 1, "used": True}]
 
 
 def test_json_lines_in_give_json_lines_out_in_order(predict: Command) -> None:

@@ -23,9 +23,7 @@ def test_the_readmes_figures_are_those_of_the_committed_json() -> None:
 def test_an_engines_example_runs_alone(number: int, tmp_path: Path) -> None:
     code = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))[number]
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

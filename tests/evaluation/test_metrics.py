@@ -1,11 +1,13 @@
 """Every metric against hand-computed values: what is right, what scores the worst value, what is absent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
 from toolkit.errors import DataError
-from toolkit.evaluation import METRICS, metrics_for, primary_value
+from toolkit.evaluation import METRICS, metrics_for, primary_value, score_outputs
 from toolkit.tasks.contract import ChoiceContract, JsonContract, TextContract
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
@@ -193,12 +195,22 @@ def test_retrieval_is_measured_over_all_passages_by_rank():
 
 
 @pytest.mark.parametrize("name", ["recall_at_k", "mrr"])
-def test_retrieval_is_measured_only_with_gold_spans_and_passages(name):
+def test_retrieval_is_measured_with_gold_spans_whatever_was_answered(name):
     spans, found = (Span("d", 0, 5),), (passage("d", 0, 9, 0),)
     assert not METRICS[name].applies(example("x"), said("x", retrieved=found), TEXT)
-    assert not METRICS[name].applies(example("x", spans=spans), said("x"), TEXT)
     unparsable = Output("e", "unparsable", retrieved=found)
     assert value(name, example("x", spans=spans), unparsable, TEXT) == 1
+    assert value(name, example("x", spans=spans), Output("e", "error"), TEXT) == 0
+
+
+@pytest.mark.parametrize("name", ["recall_at_k", "mrr"])
+def test_retrieval_is_measured_for_every_output_of_strategies_that_retrieve_and_of_no_other(name):
+    items = [replace(example("x", spans=(Span("d", 0, 5),)), id=item) for item in ("one", "two")]
+    failed_one = [replace(said("x", retrieved=(passage("d", 0, 9, 0),)), example_id="one"), Output("two", "error")]
+    rows = score_outputs("rag", "m", "generation", None, items, failed_one, [METRICS[name]], TEXT)
+    assert [row.value for row in rows] == [1, 0]
+    closed_book = [replace(said("x"), example_id=item.id) for item in items]
+    assert not score_outputs("zero", "m", "generation", None, items, closed_book, [METRICS[name]], TEXT)
 
 
 def test_answer_tokens_are_of_generated_answers():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.comparison.contrast import Candidate, Plan, contrasts, estimate, slice_scores
+from toolkit.comparison.contrast import contrasts, estimate, slice_scores
+from toolkit.comparison.measure import Candidate, Plan
 from toolkit.evaluation import METRICS, ScoreRow, usage_rows, write_scores, write_usage
 from toolkit.runs.records import dumps, pretty, to_line
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
@@ -91,7 +92,10 @@ class FakeRun:
             seed = self.seeds(name)[0]
             path = root / "outputs" / name / ("seed-none.jsonl" if seed is None else f"seed-{seed}.jsonl")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(dumps({"chunk": "k", "output": to_line(output)}) + "\n" for output in outputs[name]), encoding="utf-8")
+            path.write_text(
+                "".join(dumps({"chunk": "k", "output": to_line(output)}) + "\n" for output in outputs[name]),
+                encoding="utf-8",
+            )
         return json.loads((root / "comparison.json").read_text())
 
     def label(self, name):

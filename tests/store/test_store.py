@@ -150,6 +150,8 @@ def test_scorings_are_counted_once_a_run_and_by_test_set(tmp_path: Path) -> None
     assert [store.count_scoring("t" * 64, run) for run in ("a", "a", "b", "a", "c\n", "c\n")] == [1, 1, 2, 2, 3, 3]
     assert store.count_scoring("u" * 64, "a") == 1
     assert Store(tmp_path, read=False).count_scoring("t" * 64, "d") == 4
+    (file,) = [path for path in (tmp_path / "scorings").iterdir() if path.name.startswith("t")]
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_a_store_whose_place_is_taken_by_a_file_says_so(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from toolkit.errors import RecipeError
+from toolkit.errors import RecipeError, RunError
 from toolkit.inference import LocalModel, ScriptedModel
 from toolkit.meter import Meter
 from toolkit.rendering import Draft, Renderer
+from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, FitContext, Part, Responder
+from toolkit.strategies.fitting import load
 from toolkit.strategies.prompt import PromptAdapter
 from toolkit.strategies.retrieve import RetrieveAdapter
 from toolkit.tasks.output import Output
@@ -235,7 +237,7 @@ def test_a_fit_that_dies_leaves_its_work_and_no_part(
         with pytest.raises(KeyboardInterrupt):
             fit_on(bench, Recorded())
     assert not (tmp_path / "system" / "1-recorded").exists()
-    assert (tmp_path / "system" / ".1-recorded.work" / "work.txt").exists()
+    assert len(list((tmp_path / "system").glob(".1-recorded.work-*/work.txt"))) == 1
     fit_on(bench, Recorded())
     assert [path.name for path in (tmp_path / "system").iterdir()] == ["1-recorded"]
 
@@ -301,3 +303,47 @@ def test_a_strategy_without_parts_is_the_model_itself(
     fitted = fit_on(make_bench(choice_task, hosted), seed=None)
     assert (fitted.facts, fitted.trials, fitted.fit_seconds) == ((), 0, 0.0)
     assert fitted.system.answer(choice_task.test)[0].answer == "card"
+
+
+def test_a_finished_system_is_loaded_without_fitting_and_answers_the_same(
+    choice_task: Task, hosted: Any, make_bench: Any, fit_on: Any, strategy_of: Any, tmp_path: Path
+) -> None:
+    bench, stack = make_bench(choice_task, hosted), (PromptAdapter(shots=2), Recorded())
+    fitted = fit_on(bench, *stack).system
+    elsewhere = make_bench(choice_task, hosted, store=Store(tmp_path / "empty"), environment={"dtype": "bfloat16"})
+    again = load(strategy_of("stack", *stack), 0, elsewhere, tmp_path / "system", no_system)
+    assert again.answer(choice_task.test) == fitted.answer(choice_task.test)
+    assert len(Recorded.fits) == 1
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda place: (place / "answer.txt").write_text("poison", encoding="utf-8"), "missing or damaged"),
+        (lambda place: (place / "part.json").unlink(), "missing or damaged"),
+        (lambda place: place.rename(place.with_name("moved")), "missing or damaged"),
+    ],
+)
+def test_a_finished_system_that_was_harmed_or_has_other_settings_is_refused(
+    choice_task: Task,
+    hosted: Any,
+    make_bench: Any,
+    fit_on: Any,
+    strategy_of: Any,
+    tmp_path: Path,
+    harm: Any,
+    reason: str,
+) -> None:
+    bench = make_bench(choice_task, hosted)
+    fit_on(bench, Recorded())
+    with pytest.raises(RunError, match="other settings"):
+        load(strategy_of("stack", Recorded(answers=("card",))), 0, bench, tmp_path / "system", no_system)
+    harm(tmp_path / "system" / "1-recorded")
+    with pytest.raises(RunError, match=reason):
+        load(strategy_of("stack", Recorded()), 0, bench, tmp_path / "system", no_system)
+    assert fit_on(bench, Recorded()).system.answer(choice_task.test)[0].answer == "refund"
+
+
+def no_system(name: str) -> Any:
+    raise AssertionError(f"nobody uses {name}")

@@ -80,9 +80,7 @@ def _example(example: Example, colour: bool) -> Iterator[str]:
         yield f"slices: {', '.join(example.slices)}"
 
 
-def _strategy(
-    item: Shown, example: Example, contract: Any, tokenizer: Any, ids: bool, colour: bool
-) -> Iterator[str]:
+def _strategy(item: Shown, example: Example, contract: Any, tokenizer: Any, ids: bool, colour: bool) -> Iterator[str]:
     output = item.output
     yield _heading(f"{item.strategy}{'' if item.seed is None else f', seed {item.seed}'}", colour)
     yield from _sent(item, ids)

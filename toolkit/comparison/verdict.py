@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,8 @@ def sentence(a: str, b: str, metric: str, word: Word, evidence: Evidence) -> str
         return f"{a} and {b} are equivalent within the declared margin (difference [{low}, {high}])."
     if word == "SMOKE":
         return f"{a} against {b}: a smoke run on a sample; it shows that things work and decides nothing."
+    if not math.isfinite(evidence.resolvable_difference):
+        return f"{a} against {b} is unresolved: this test set is too small to resolve any difference."
     least = points(evidence.resolvable_difference)
     return f"{a} against {b} is unresolved: gap {points(evidence.difference)}, this test set resolves {least} or more."
 
@@ -60,7 +63,7 @@ def flips_when(b: str, word: Word, evidence: Evidence, n: int) -> str:
         return f"{b} gaining {points(low)} points, the lower end of the interval."
     if word == "WORSE":
         return f"{b} losing {points(-high)} points, the upper end of the interval."
-    if word == "UNRESOLVED" and evidence.difference:
+    if word == "UNRESOLVED" and evidence.difference and math.isfinite(evidence.resolvable_difference):
         needed = n * (evidence.resolvable_difference / abs(evidence.difference)) ** 2
         return f"about {max(n + 1, round(needed)):,} test examples, if the gap stays what it is."
     if word == "EQUIVALENT":

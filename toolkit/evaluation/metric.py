@@ -47,6 +47,7 @@ class Metric(Protocol):
         bounds: lowest and highest value.
         worst: the value of errors and unparsable answers, and of a figure without a denominator.
         informational: a description that ranks nothing, so it cannot be primary.
+        of_retrieval: applies only to strategies that retrieve; for these, to every example with gold spans.
     """
 
     @property
@@ -75,6 +76,9 @@ class Metric(Protocol):
 
     @property
     def informational(self) -> bool: ...
+
+    @property
+    def of_retrieval(self) -> bool: ...
 
     def applies(self, example: Example, output: Output, contract: AnswerContract) -> bool:
         """Whether this example is scored at all; where it is not, the row is absent."""
@@ -119,6 +123,7 @@ class MeanMetric:
     worst: float = 0.0
     higher_is_better: bool = True
     informational: bool = False
+    of_retrieval: bool = False
 
     def applies(self, example: Example, output: Output, contract: AnswerContract) -> bool:
         return self.condition(example, output, contract)
@@ -150,6 +155,7 @@ class MacroF1:
     worst: float = 0.0
     higher_is_better: bool = True
     informational: bool = False
+    of_retrieval: bool = False
 
     def applies(self, example: Example, output: Output, contract: AnswerContract) -> bool:
         return is_labelled(example, output, contract)
@@ -198,6 +204,7 @@ class AbstentionRate:
     worst: float = 0.0
     higher_is_better: bool = True
     informational: bool = False
+    of_retrieval: bool = False
 
     def applies(self, example: Example, output: Output, contract: AnswerContract) -> bool:
         return contract.abstention is not None and is_labelled(example, output, contract)

@@ -79,8 +79,8 @@ def _text_target(output: Output, target: Answer) -> str:
     return target
 
 
-def _was_retrieved_for(example: Example, output: Output, contract: AnswerContract) -> bool:
-    return bool(example.spans) and bool(output.retrieved)
+def _has_gold(example: Example, output: Output, contract: AnswerContract) -> bool:
+    return bool(example.spans)
 
 
 def _was_generated(example: Example, output: Output, contract: AnswerContract) -> bool:
@@ -90,6 +90,8 @@ def _was_generated(example: Example, output: Output, contract: AnswerContract) -
 def _recall(example: Example, output: Output, contract: AnswerContract) -> float:
     from toolkit.retrieval.spans import recall_at_k
 
+    if not output.retrieved:
+        return 0.0
     return recall_at_k(_retrieved(output), _gold(example), k=len(output.retrieved))
 
 
@@ -128,8 +130,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "json_validity": MeanMetric(
             "json_validity", lambda _, output, __: float(output.status == "answered"), always, ("json",)
         ),
-        "recall_at_k": MeanMetric("recall_at_k", _recall, _was_retrieved_for, of_answers=False),
-        "mrr": MeanMetric("mrr", _reciprocal_rank, _was_retrieved_for, of_answers=False),
+        "recall_at_k": MeanMetric("recall_at_k", _recall, _has_gold, of_answers=False, of_retrieval=True),
+        "mrr": MeanMetric("mrr", _reciprocal_rank, _has_gold, of_answers=False, of_retrieval=True),
         "parsed": MeanMetric("parsed", lambda _, output, __: float(output.status not in NO_ANSWER), always),
         "answer_tokens": MeanMetric(
             "answer_tokens",

@@ -75,8 +75,9 @@ def score_outputs(
         DataError: examples and outputs do not match one to one by id.
     """
     pairs = paired(examples, outputs)
+    retrieves = any(output.retrieved for output in outputs)
     rows = []
-    for metric in metrics:
+    for metric in (metric for metric in metrics if retrieves or not metric.of_retrieval):
         for example, output in pairs:
             if not metric.applies(example, output, contract):
                 continue

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+KEPT_TOKENS = 8
+"""So many times the budget may stand in the key-value cache, for a shared prefix is copied for every row."""
 
-def by_budget(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
-    """Row numbers in batches, longest rows first; rows x longest row stays within the budget (one row always may).
 
-    The order depends on lengths and positions only, so the same rows always meet in the same batch.
+def by_budget(lengths: Sequence[int], budget_tokens: int, prefix_tokens: int = 0) -> list[list[int]]:
+    """Row numbers in batches, longest rows first (one row always may be a batch).
+
+    Rows x longest row stays within the budget, and with the prefix each row keeps, within `KEPT_TOKENS` times it. The
+    order depends on lengths and positions only, so the same rows always meet in the same batch.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
     for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget_tokens:
+        rows = len(batches[-1]) + 1 if batches else 0
+        longest = lengths[batches[-1][0]] if batches else 0
+        kept = rows * (longest + prefix_tokens)
+        if rows and rows * longest <= budget_tokens and kept <= KEPT_TOKENS * budget_tokens:
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -42,7 +42,8 @@ def greedy(
 ) -> list[Row]:
     """Answers for rows of token ids behind the prefix, at least one token each."""
     answers = [Row() for _ in rows]
-    for batch in by_budget([len(row) + max_new_tokens for row in rows], budget_tokens):
+    lengths = [len(row) + max_new_tokens for row in rows]
+    for batch in by_budget(lengths, budget_tokens, len(prefix.token_ids)):
         _decode(module, [rows[i] for i in batch], [answers[i] for i in batch], prefix, stop_ids, max_new_tokens)
     return answers
 

@@ -90,13 +90,20 @@ def head(module: Any, hidden: torch.Tensor) -> torch.Tensor:
 def log_probabilities(module: Any, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """log p(tokens[i] | hidden[rows[i]]) in fp32, shape [len(rows)]; the head is applied once a hidden row [R, D].
 
-    `rows` must be sorted.
+    `rows` must be sorted. Where the head is a plain product, a token's own logit is made in fp32: in bf16 it would be
+    rounded to steps of an eighth, which decides between close choices.
     """
+    plain = type(module.get_output_embeddings()) is torch.nn.Linear and module.get_output_embeddings().bias is None
     found = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), HEAD_ROWS):
         logits = head(module, hidden[start : start + HEAD_ROWS])
         norm = torch.logsumexp(logits, dim=-1)
         inside = (rows >= start) & (rows < start + HEAD_ROWS)
         local = rows[inside] - start
-        found[inside] = logits[local, tokens[inside]] - norm[local]
+        if plain:
+            wanted = module.get_output_embeddings().weight[tokens[inside]].float()
+            own = (hidden[rows[inside]].float() * wanted).sum(dim=-1)
+        else:
+            own = logits[local, tokens[inside]]
+        found[inside] = own - norm[local]
     return found

@@ -66,7 +66,7 @@ def tree_scores(
     """Log-likelihoods of each row's continuations. `rows` are token ids behind the prefix, at least one each."""
     results: list[tuple[float, ...]] = [()] * len(rows)
     lengths = [len(row) + len(trie.tokens) for row, trie in zip(rows, tries, strict=True)]
-    for batch in by_budget(lengths, budget_tokens):
+    for batch in by_budget(lengths, budget_tokens, len(prefix.token_ids)):
         scored = _batch(module, [rows[i] for i in batch], [tries[i] for i in batch], prefix)
         for row, scores in zip(batch, scored, strict=True):
             results[row] = scores

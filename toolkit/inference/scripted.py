@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import uuid
 from collections.abc import Callable, Sequence
 
 from toolkit.errors import ModelError
@@ -20,6 +20,7 @@ class ScriptedModel:
         name: stands in the score table; a hosted model has only a name too.
         renderer: give one with a tokeniser to have token ids; without, prompts are messages only.
         confidence: reported with every answer.
+        digest: of the script; without one nothing another instance answered is taken for this one's.
     """
 
     can_be_tuned = False
@@ -31,11 +32,12 @@ class ScriptedModel:
         renderer: Renderer | None = None,
         context_tokens: int | None = None,
         confidence: Callable[[Prompt], float] | None = None,
+        digest: str | None = None,
     ) -> None:
         self._reply = reply
         self._confidence = confidence
         self.name = name
-        self.digest = hashlib.sha256(name.encode()).hexdigest()
+        self.digest = digest if digest is not None else uuid.uuid4().hex
         self.renderer = renderer if renderer is not None else Renderer(None)
         self.context_tokens = context_tokens
         self.can_score = self.renderer.chat is not None

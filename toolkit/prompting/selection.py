@@ -25,6 +25,8 @@ def select_random(pool: Sequence[Example], shots: int, seed: int) -> list[Exampl
 def select_balanced(pool: Sequence[Example], shots: int, seed: int) -> list[Example]:
     """As many of each label as of any other (a remainder goes to seeded labels), in seeded order.
 
+    Examples whose right answer is to abstain are left out.
+
     Raises:
         DataError: fewer shots than labels, or a label with too few examples.
     """
@@ -32,7 +34,8 @@ def select_balanced(pool: Sequence[Example], shots: int, seed: int) -> list[Exam
     generator = random.Random(derive(seed, "demonstrations"))
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in pool:
-        by_label[_label(example)].append(example)
+        if example.targets:
+            by_label[str(example.targets[0])].append(example)
     labels = sorted(by_label)
     if shots < len(labels):
         raise DataError(f"balanced demonstrations need at least one shot a label: {len(labels)} labels, {shots} shots")
@@ -64,12 +67,6 @@ def shows_itself(example: Example, shown: Example, shared_groups: bool) -> bool:
     """Whether a demonstration is the example itself, has its content, or comes from its group."""
     same_group = not shared_groups and shown.group is not None and shown.group == example.group
     return shown.id == example.id or shown.content_digest == example.content_digest or same_group
-
-
-def _label(example: Example) -> str:
-    if not example.targets:
-        return ""
-    return str(example.targets[0])
 
 
 def _enough(pool: Sequence[Example], shots: int) -> None:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from toolkit.errors import DataError, ModelError
 from toolkit.tasks.messages import Message
+
+TODAY = date(2025, 1, 1)
+"""The date for chat templates that print one: the same on every day, else no run could be repeated."""
 
 PLAIN_CHAT = (
     "{{ bos_token if bos_token and opens_with_bos else '' }}"
@@ -90,6 +94,8 @@ class Chat:
                 add_generation_prompt=opens_answer,
                 tokenize=False,
                 opens_with_bos=self._opens_with_bos,
+                date_string=TODAY.strftime("%d %b %Y"),
+                strftime_now=TODAY.strftime,
             )
         )
 

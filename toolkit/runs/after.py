@@ -57,7 +57,6 @@ def time_one_by_one(system: System, examples: Sequence[Example], seed: int | Non
         started = time.perf_counter()
         system.answer([example])
         seconds = time.perf_counter() - started
-        meter.event(
-            "stage", stage="latency", strategy=system.strategy.name, seed=seed, example=example.id, seconds=seconds
-        )
-        meter.event("timed", strategy=system.strategy.name, done=number + 1, examples=len(examples))
+        name = system.strategy.name
+        meter.event("stage", stage="latency", strategy=name, seed=seed, system=system.key, seconds=seconds)
+        meter.event("timed", strategy=name, done=number + 1, examples=len(examples))

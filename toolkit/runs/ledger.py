@@ -47,7 +47,7 @@ def _strategy(costed: Costed, usage: Sequence[UsageRow], timings: Sequence[Mappi
     answered: dict[tuple[Any, Any], Mapping[str, Any]] = {}
     for row in timings:
         if row["stage"] == "answer" and row["strategy"] == costed.name:
-            answered.setdefault((row["seed"], row["chunk"]), row)
+            answered[(row["seed"], row["chunk"])] = row  # the last one: what was computed again counts
     seconds = sum(float(row["seconds"]) for row in answered.values())
     examples = sum(int(row["examples"]) for row in answered.values())
     facts = [fact for fitted in costed.fitted for fact in fitted.facts]
@@ -83,9 +83,10 @@ def _training(facts: Sequence[Mapping[str, Any]], name: str) -> int | None:
 
 def _latency(name: str, timings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Of one-by-one answers: the first, the median, the 95th percentile (nearest rank)."""
-    seconds = [float(row["seconds"]) for row in timings if row["stage"] == "latency" and row["strategy"] == name]
-    if not seconds:
+    rows = [row for row in timings if row["stage"] == "latency" and row["strategy"] == name]
+    if not rows:
         return None
+    seconds = [float(row["seconds"]) for row in rows if row["system"] == rows[-1]["system"]]
     ordered = sorted(seconds)
 
     def rank(share: float) -> float:

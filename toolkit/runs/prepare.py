@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
@@ -19,9 +21,9 @@ from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Dependency
-from toolkit.strategies.fitting import Bench
+from toolkit.strategies.bench import Bench
 from toolkit.strategies.strategy import Strategy
-from toolkit.strategies.system import AnswerBy, Conditions
+from toolkit.strategies.system import AnswerBy, Conditions, written_choices
 from toolkit.tasks.load import load_task
 from toolkit.tasks.task import Task
 
@@ -119,6 +121,7 @@ def factor_sheet(bench: Bench) -> FactorSheet:
 def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
     """What bytes depend on besides content."""
     facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
+    facts["code"] = code_digest()
     facts["dtype"] = "none"
     facts["batch_tokens"] = recipe.batch_tokens
     facts["chunk_examples"] = recipe.chunk_examples
@@ -242,10 +245,20 @@ def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:
         checked.add(id(bench))
         renderer, reserved = bench.model.renderer, bench.conditions.sampling.max_new_tokens
         if bench.conditions.answer_by == "likelihood":
-            written = [task.contract.write(label) for label in task.contract.labels]
-            reserved = max(map(len, renderer.continuations(written)))
+            reserved = max(map(len, renderer.continuations(written_choices(task.contract, task.test[0]))))
         examples = (*task.train, *task.validation, *task.test)
         check_lengths(examples, task, bench.conditions.template, renderer, context - reserved)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Of the code that makes prompts, answers and weights: what it computed under another version is not believed."""
+    state = hashlib.sha256()
+    root = Path(__file__).resolve().parent.parent
+    for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
+        for path in sorted((root / package).glob("*.py")):
+            state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()[:16]
 
 
 def _version(name: str) -> str:
@@ -256,5 +269,12 @@ def _version(name: str) -> str:
 
 
 def seeds_of(strategy: Strategy, recipe: Recipe) -> tuple[int | None, ...]:
-    """The recipe's seeds, or one run without a seed where none matters."""
-    return tuple(recipe.seeds) if strategy.seeded else (None,)
+    """The recipe's seeds, or one run without a seed where none matters to it or to a strategy it uses."""
+    pending, seen = [strategy], {strategy.name}
+    while pending:
+        item = pending.pop()
+        if item.seeded:
+            return tuple(recipe.seeds)
+        pending += [recipe.strategy(name) for name in item.uses if name not in seen]
+        seen |= set(item.uses)
+    return (None,)

@@ -20,7 +20,7 @@ from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import from_line
 from toolkit.store import Store
 from toolkit.strategies.adapter import Answerer
-from toolkit.strategies.fitting import fit
+from toolkit.strategies.fitting import load as load_system
 from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import System
 from toolkit.tasks.contract import target_text
@@ -85,7 +85,8 @@ class FinishedRun:
             def other(used: str) -> Answerer:
                 return self.system(used, chosen)
 
-            self._systems[(name, chosen)] = fit(strategy, chosen, bench, self.folder.system(name, chosen), other).system
+            folder = self.folder.system(name, chosen)
+            self._systems[(name, chosen)] = load_system(strategy, chosen, bench, folder, other)
         return self._systems[(name, chosen)]
 
     def predict(self, name: str, inputs: Sequence[Mapping[str, JsonValue]]) -> list[Output]:

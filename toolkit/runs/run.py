@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
             meter,
         )
         for item in answered
-        if item.fitted.system.tuned
+        if item.fitted.system.tuned and item.seed == prepared.recipe.seeds[0]
     }
     comparison = compare(prepared, folder.scores, folder.usage, _judged(answered), len(examples), scorings, merges)
     write_atomically(folder.comparison, pretty(comparison))
@@ -126,8 +127,6 @@ def _answer_all(
 ) -> list[Answered]:
     """Every strategy and seed, in an order that respects `uses`; the base model is checked after each."""
     recipe = prepared.recipe
-    bases = {id(bench.model): bench.model for bench in prepared.benches.values()}
-    states = {key: _base_state(model) for key, model in bases.items()}
     done: dict[tuple[str, int | None], Answered] = {}
     for strategy in in_order_of_use(recipe.strategies):
         bench = prepared.benches[strategy.name]
@@ -138,18 +137,29 @@ def _answer_all(
                 found = done.get((name, seed)) or done.get((name, None)) or done[(name, recipe.seeds[0])]
                 return found.fitted.system
 
-            fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
-            path = folder.outputs(strategy.name, seed)
-            outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
+            with _base_unchanged(prepared, strategy.name, seed, folder, store):
+                fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
+            with _base_unchanged(prepared, strategy.name, seed, folder, store):
+                path = folder.outputs(strategy.name, seed)
+                outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
             done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
-            try:
-                for key, model in bases.items():
-                    check_base(states[key], _base_state(model), strategy.name)
-            except FairnessError:
-                folder.unkeep(strategy.name, seed, store)
-                raise
     order = {strategy.name: place for place, strategy in enumerate(recipe.strategies)}
     return sorted(done.values(), key=lambda item: (order[item.strategy.name], item.seed or 0))
+
+
+@contextmanager
+def _base_unchanged(
+    prepared: Prepared, strategy: str, seed: int | None, folder: RunFolder, store: Store
+) -> Iterator[None]:
+    """Refuses a strategy that changes a base model in the block, and removes what it left."""
+    before = {name: _base_state(model) for name, model in prepared.models.items()}
+    yield
+    try:
+        for name, model in prepared.models.items():
+            check_base(before[name], _base_state(model), strategy)
+    except FairnessError:
+        folder.unkeep(strategy, seed, store)
+        raise
 
 
 def _write_tables(
@@ -191,9 +201,10 @@ def _time(
     for item in answered:
         if item.strategy.control or item.seed not in (None, prepared.recipe.seeds[0]):
             continue
-        known = sum(row["stage"] == "latency" and row["strategy"] == item.strategy.name for row in timings)
+        system = item.fitted.system
+        known = sum(row["stage"] == "latency" and row["system"] == system.key for row in timings)
         chosen = examples[: prepared.recipe.timing_examples]
-        time_one_by_one(item.fitted.system, chosen, item.seed, known, meter)
+        time_one_by_one(system, chosen, item.seed, known, meter)
 
 
 def _ledger(prepared: Prepared, answered: Sequence[Answered], folder: RunFolder) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.comparison.contrast import Candidate, Plan, contrasts, estimate, slice_scores
+from toolkit.comparison.contrast import contrasts, estimate, slice_scores
+from toolkit.comparison.measure import Candidate, Plan
 from toolkit.evaluation import ScoreRow, UsageRow, read_scores, read_usage
 from toolkit.evaluation.metric import Metric
 from toolkit.runs.prepare import Prepared

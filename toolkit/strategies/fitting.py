@@ -10,78 +10,17 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from toolkit.errors import RecipeError
-from toolkit.evaluation import Metric, primary_value
-from toolkit.inference.model import FoundationModel
-from toolkit.meter import Meter
-from toolkit.rendering.draft import Draft
-from toolkit.rendering.renderer import Renderer
-from toolkit.seeds import derive
-from toolkit.store import Store, is_sealed, key_of
+from toolkit.errors import RunError
+from toolkit.store import is_sealed, key_of
 from toolkit.strategies.adapter import Adapter, Answerer, Part
+from toolkit.strategies.bench import Bench
+from toolkit.strategies.context import PartContext
 from toolkit.strategies.strategy import NamedAdapter, Strategy
-from toolkit.strategies.system import Conditions, System
-from toolkit.tasks.example import Example
-from toolkit.tasks.task import FittingSplit, TrainingTask
-
-if TYPE_CHECKING:
-    from toolkit.retrieval import Encoder
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every strategy of a run is fitted with.
-
-    Attributes:
-        environment: versions, dtype, threads, batch size: what bytes depend on besides content.
-        embedder: loads the recipe's encoder; None where the recipe names none.
-        primary: the metric `validate` reports.
-    """
-
-    task: TrainingTask
-    model: FoundationModel
-    conditions: Conditions
-    environment: Mapping[str, Any]
-    embedder: Callable[[], Encoder] | None
-    primary: Metric
-    store: Store
-    meter: Meter
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        if self.embedder is None:
-            raise RecipeError(
-                "a strategy needs an embedder and the recipe names none: add `embedder: all-minilm-l6-v2`"
-            )
-        return self.embedder()
-
-    @cached_property
-    def corpus_digest(self) -> str:
-        if self.task.corpus is None:
-            return ""
-        from toolkit.retrieval import corpus_digest, read_corpus
-
-        return corpus_digest(read_corpus(self.task.corpus))
-
-    @cached_property
-    def conditions_key(self) -> str:
-        shared = self.conditions
-        return key_of(
-            {
-                "template": shared.template.digest,
-                "contract": repr(shared.contract),
-                "answer_by": shared.answer_by,
-                "sampling": asdict(shared.sampling),
-                "shared_groups": shared.shared_groups,
-                "over_length": shared.over_length,
-                "environment": dict(self.environment),
-            }
-        )
+from toolkit.strategies.system import System
 
 
 @dataclass(frozen=True)
@@ -114,8 +53,9 @@ def fit(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system
     for number, adapter in enumerate(strategy.adapters, start=1):
         before = System(Strategy(strategy.name, strategy.adapters[: number - 1]), parts, bench.model, bench.conditions)
         place = folder / f"{number}-{adapter.kind}"
-        context = PartContext(bench, before, adapter, seed or 0, place.with_name(f".{place.name}.work"), system)
         key = _key(adapter, seed, bench, keys, system)
+        work = place.with_name(f".{place.name}.work-{key[:12]}")
+        context = PartContext(bench, before, adapter, seed or 0, work, system)
         part = _part(adapter, key, place, context, bench)
         trials += _trials(place)
         seconds += float(json.loads((place / "cost.json").read_text(encoding="utf-8"))["fit_seconds"])
@@ -124,6 +64,26 @@ def fit(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system
     key = key_of({"parts": keys, "model": bench.model.digest, "conditions": bench.conditions_key})
     fitted = System(strategy, parts, bench.model, bench.conditions, key)
     return Fitted(fitted, tuple(part.describe() for part in parts), trials, seconds)
+
+
+def load(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, system: Callable[[str], Answerer]) -> System:
+    """A system as a finished run left it; nothing is fitted, whatever machine this is.
+
+    Raises:
+        RunError: a part is missing, damaged, or of other settings.
+    """
+    parts: list[Part] = []
+    for number, adapter in enumerate(strategy.adapters, start=1):
+        before = System(Strategy(strategy.name, strategy.adapters[: number - 1]), parts, bench.model, bench.conditions)
+        place = folder / f"{number}-{adapter.kind}"
+        if not is_sealed(place):
+            raise RunError(f"{place} is missing or damaged: run the recipe again, it computes only what is missing")
+        about = json.loads((place / "part.json").read_text(encoding="utf-8"))
+        if about["settings"] != adapter.settings.model_dump(mode="json"):
+            raise RunError(f"{place} was fitted with other settings than the run's recipe.yaml says")
+        context = PartContext(bench, before, adapter, seed or 0, place.with_name(f".{place.name}.load"), system)
+        parts.append(_loaded(adapter, place, context))
+    return System(strategy, parts, bench.model, bench.conditions)
 
 
 def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, bench: Bench) -> Part:
@@ -138,7 +98,7 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
         context.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         part = made = adapter.settings.fit(context)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started + context.cached_seconds
         stored = bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
     shutil.rmtree(place, ignore_errors=True)
     building = place.with_name(f".{place.name}.copy")
@@ -197,75 +157,8 @@ def _key(
             "before": list(before),
             "uses": [getattr(system(name), "key", name) for name in settings.uses()],
             "model": [bench.model.digest, bench.conditions_key] if "model" in depends else None,
+            "primary": [bench.primary.name, bench.primary.version] if "model" in depends else None,
             "encoder": bench.encoder.digest if "encoder" in depends and bench.embedder else None,
             "corpus": bench.corpus_digest if "corpus" in depends else None,
         }
     )
-
-
-class PartContext:
-    """The FitContext of one part."""
-
-    def __init__(
-        self,
-        bench: Bench,
-        before: System,
-        adapter: NamedAdapter,
-        seed: int,
-        folder: Path,
-        system: Callable[[str], Answerer],
-    ) -> None:
-        self._bench = bench
-        self._before = before
-        self._adapter = adapter
-        self._system = system
-        self.seed = derive(seed, "fit")
-        self.folder = folder
-        self.trials: list[float] = []
-
-    @property
-    def strategy_name(self) -> str:
-        return self._before.strategy.name
-
-    @property
-    def task(self) -> TrainingTask:
-        return self._bench.task
-
-    @property
-    def model(self) -> FoundationModel:
-        return self._bench.model
-
-    @property
-    def renderer(self) -> Renderer:
-        return self._bench.model.renderer
-
-    @property
-    def encoder(self) -> Encoder:
-        return self._bench.encoder
-
-    @property
-    def meter(self) -> Meter:
-        return self._bench.meter
-
-    def cached(self, content: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
-        return self._bench.store.folder(key_of(content), build)
-
-    def drafts(self, split: FittingSplit) -> list[tuple[Example, Draft]]:
-        examples = self.task.split(split)
-        return list(zip(examples, self._before.drafts(examples), strict=True))
-
-    def validate(self, part: Part) -> float:
-        bench, before = self._bench, self._before
-        stack = Strategy(before.strategy.name, (*before.strategy.adapters, self._adapter))
-        outputs = System(stack, [*before.parts, part], bench.model, bench.conditions).answer(self.task.validation)
-        value = primary_value(self.task.validation, outputs, bench.primary, bench.conditions.contract)
-        self.trials.append(value)
-        bench.meter.event("trial", strategy=before.strategy.name, value=value)
-        return value
-
-    def system(self, name: str) -> Answerer:
-        if name not in self._adapter.settings.uses():
-            raise RecipeError(
-                f"the adapter '{self._adapter.kind}' asks for strategy '{name}' without naming it in `uses`"
-            )
-        return self._system(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,9 +76,8 @@ class NearestLabels(Part):
         np.save(folder / "train_vectors.npy", self._vectors, allow_pickle=False)
 
     def _answer(self, draft: Draft, ranking: Sequence[int], query: Any) -> Output:
-        allowed = [
-            place for place in ranking if not shows_itself(draft.example, self._pool[place], self._shared_groups)
-        ][: self._neighbours]
+        others = (place for place in ranking if not shows_itself(draft.example, self._pool[place], self._shared_groups))
+        allowed = list(islice(others, self._neighbours))
         votes: dict[str, float] = defaultdict(float)
         for place in allowed:
             targets = self._pool[place].targets

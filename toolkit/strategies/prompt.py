@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from toolkit.prompting import rank_nearest, select_balanced, select_random, shows_itself
 from toolkit.rendering.draft import Draft
-from toolkit.rendering.template import Template
+from toolkit.rendering.template import Template, check_inputs
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.strategies.texts import question_of
 from toolkit.tasks.example import Example
@@ -41,6 +42,8 @@ class PromptAdapter(Adapter):
 
     def check(self, task: TrainingTask) -> list[str]:
         problems = []
+        if self.template is not None:
+            check_inputs(Template.load(self.template), list(task.train[0].inputs))
         if self.shots >= len(task.train):
             problems.append(f"shots: {self.shots} asked for, and train has {len(task.train)} examples")
         if self.select == "balanced" and self.shots:
@@ -138,6 +141,6 @@ class NearestDemonstrations(Demonstrations):
         queries = self._encoder.encode_queries([question_of(example) for example in examples])
         shown = []
         for example, ranking in zip(examples, rank_nearest(self._vectors, queries), strict=True):
-            allowed = [self._pool[place] for place in ranking if self._allowed(example, self._pool[place])]
-            shown.append(allowed[: self._shots][::-1])
+            allowed = (self._pool[place] for place in ranking if self._allowed(example, self._pool[place]))
+            shown.append(list(islice(allowed, self._shots))[::-1])
         return shown

@@ -81,7 +81,7 @@ class System:
         respond: Responder = self._innermost
         for part in self.parts:
             respond = _wrapped(part, respond)
-        return self._fitting(self._extended(asked), respond)
+        return self._fitting(self.extended(asked), respond)
 
     def _fitting(self, drafts: Sequence[Draft], respond: Responder) -> list[Output]:
         """Responds to the drafts as fitted to the context; what cannot be fitted stops or gives an error output."""
@@ -89,7 +89,7 @@ class System:
         ready: list[tuple[int, Draft]] = []
         for position, draft in enumerate(drafts):
             try:
-                ready.append((position, self._fitted(draft)))
+                ready.append((position, self.fitted(draft)))
             except OverLengthError as error:
                 if self.conditions.over_length == "stop":
                     raise
@@ -108,9 +108,10 @@ class System:
             FairnessError: a part shows an example to itself.
         """
         asked = [example.unlabelled(keep_spans=self.strategy.control) for example in examples]
-        return [self._fitted(draft) for draft in self._extended(asked)]
+        return [self.fitted(draft) for draft in self.extended(asked)]
 
-    def _extended(self, examples: Sequence[Example]) -> list[Draft]:
+    def extended(self, examples: Sequence[Example]) -> list[Draft]:
+        """The drafts the parts build for unlabelled examples, before they are fitted to the context."""
         conditions = self.conditions
         drafts = [Draft(example, conditions.template, conditions.contract) for example in examples]
         for part in self.parts:
@@ -132,7 +133,8 @@ class System:
                     f"its content or comes from its group ('{shown.id}'): leave these out in the adapter's `extend`"
                 )
 
-    def _fitted(self, draft: Draft) -> Draft:
+    def fitted(self, draft: Draft) -> Draft:
+        """The draft as it fits the context. Raises OverLengthError where instruction and inputs alone do not."""
         context = self.model.context_tokens
         return draft if context is None else fitted(draft, self.renderer, context - self._reserve(draft))
 
@@ -143,8 +145,7 @@ class System:
         return max(len(ids) for ids in self.renderer.continuations(self._choices(draft)))
 
     def _choices(self, draft: Draft) -> list[str]:
-        contract = self.conditions.contract
-        return [contract.write(label) for label in choices_of(contract, draft.example)]
+        return written_choices(self.conditions.contract, draft.example)
 
     def _innermost(self, drafts: Sequence[Draft]) -> list[Output]:
         """Asks the model; drafts to which a part's `respond` added turns are fitted again, for those need room."""
@@ -189,10 +190,11 @@ class System:
         ):
             best = max(range(len(scores)), key=lambda place: scores[place])
             total = math.log(sum(math.exp(score - scores[best]) for score in scores))
+            labels = choices_of(contract, draft.example)
             output = Output(
                 draft.example.id,
-                "answered",
-                answer=choices_of(contract, draft.example)[best],
+                "answered" if best < len(labels) else "abstained",
+                answer=labels[best] if best < len(labels) else None,
                 text=choices[best],
                 termination="scored",
                 confidence=math.exp(-total),
@@ -208,6 +210,12 @@ class System:
                 f"strategy '{self.strategy.name}': {len(drafts)} examples gave {len(outputs)} outputs or another "
                 "order; a part's `respond` must return exactly one output a draft, in order"
             )
+
+
+def written_choices(contract: AnswerContract, example: Example) -> list[str]:
+    """The texts an example's likelihoods are compared over: its labels, then the abstention phrase if there is one."""
+    texts = [contract.write(label) for label in choices_of(contract, example)]
+    return texts if contract.abstention is None else [*texts, contract.abstention]
 
 
 def _wrapped(part: Part, inner: Responder) -> Responder:

@@ -76,6 +76,13 @@ def choices_of(contract: AnswerContract, example: Example) -> tuple[str, ...]:
     return example.choices if example.choices is not None else contract.labels
 
 
+def _unfenced(text: str) -> str:
+    """The inside of a Markdown code fence, where the text is one."""
+    lines = text.strip().splitlines()
+    fenced = len(lines) > 2 and lines[0].startswith("```") and lines[-1].strip() == "```"
+    return "\n".join(lines[1:-1]) if fenced else text
+
+
 def _plain(text: str) -> str:
     return " ".join(text.split()).rstrip(" .!").casefold()
 
@@ -95,6 +102,8 @@ class ChoiceContract:
         if len(set(texts)) != len(texts):
             twice = sorted({text for text in texts if texts.count(text) > 1})
             raise DataError(f"two labels are written alike: {', '.join(twice)}")
+        if self.abstention is not None and _plain(self.abstention) in texts:
+            raise DataError(f"the abstention phrase '{self.abstention}' is also a label: choose another phrase")
         if unknown := set(self.written) - set(self.labels):
             raise DataError(f"`labels.write` names labels the task does not have: {', '.join(sorted(unknown))}")
 
@@ -151,7 +160,7 @@ class TextContract:
 
 @dataclass(frozen=True)
 class JsonContract:
-    """One JSON value, written compactly with sorted keys; a fenced or surrounded value is read too."""
+    """One JSON value, written with sorted keys; an object or array is also found inside other text."""
 
     required: tuple[str, ...] = ()
     question: str = "Answer with one JSON value and nothing else."
@@ -174,18 +183,24 @@ class JsonContract:
     def read(self, text: str) -> Reading:
         if self.abstention is not None and _plain(text) == _plain(self.abstention):
             return ABSTAIN
+        try:
+            return self._kept(json.loads(_unfenced(text)))
+        except (ValueError, RecursionError):
+            pass  # not the whole text: an object or array may stand in it
         decoder = json.JSONDecoder()
-        for start, character in enumerate(text):
-            if character in '{["' or character.isdigit() or character in "-tfn":
-                try:
-                    value, _ = decoder.raw_decode(text[start:])
-                except ValueError:
-                    continue
-                except RecursionError:  # a model that repeats opening brackets
-                    return UNPARSABLE
-                answer: Answer = value
-                return UNPARSABLE if self._missing(answer) else answer
+        for start in (place for place, character in enumerate(text) if character in "{["):
+            try:
+                value, _ = decoder.raw_decode(text[start:])
+            except ValueError:
+                continue
+            except RecursionError:  # a model that repeats opening brackets
+                return UNPARSABLE
+            if not self._missing(value):
+                return self._kept(value)
         return UNPARSABLE
+
+    def _kept(self, answer: Answer) -> Reading:
+        return UNPARSABLE if self._missing(answer) else answer
 
     def _missing(self, answer: Answer) -> Sequence[str]:
         if not self.required:

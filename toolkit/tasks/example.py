@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pydantic import JsonValue
 
@@ -48,15 +49,15 @@ class Example:
     rejected: tuple[Answer, ...] = ()
 
     def unlabelled(self, keep_spans: bool = False) -> Example:
-        """The item without targets, rejected answers and (unless a control asks for them) gold spans."""
-        return replace(self, targets=None, spans=self.spans if keep_spans else (), rejected=())
+        """The item without targets, rejected answers, slices and (unless a control asks for them) gold spans."""
+        return replace(self, targets=None, spans=self.spans if keep_spans else (), rejected=(), slices=())
 
     @property
     def cluster(self) -> str:
         """The group, or the item itself where it shares its source with nobody."""
         return self.group if self.group is not None else self.id
 
-    @property
+    @cached_property
     def content_digest(self) -> str:
         """Of the inputs alone: equal for the same question under another id."""
         canonical = json.dumps(dict(self.inputs), sort_keys=True, ensure_ascii=False)

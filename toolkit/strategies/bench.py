@@ -1,0 +1,70 @@
+"""Bench: what every strategy of a run is fitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import RecipeError
+from toolkit.evaluation import Metric
+from toolkit.inference.model import FoundationModel
+from toolkit.meter import Meter
+from toolkit.store import Store, key_of
+from toolkit.strategies.system import Conditions
+from toolkit.tasks.task import TrainingTask
+
+if TYPE_CHECKING:
+    from toolkit.retrieval import Encoder
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every strategy of a run is fitted with.
+
+    Attributes:
+        environment: versions, dtype, threads, batch size: what bytes depend on besides content.
+        embedder: loads the recipe's encoder; None where the recipe names none.
+        primary: the metric `validate` reports.
+    """
+
+    task: TrainingTask
+    model: FoundationModel
+    conditions: Conditions
+    environment: Mapping[str, Any]
+    embedder: Callable[[], Encoder] | None
+    primary: Metric
+    store: Store
+    meter: Meter
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        if self.embedder is None:
+            raise RecipeError(
+                "a strategy needs an embedder and the recipe names none: add `embedder: all-minilm-l6-v2`"
+            )
+        return self.embedder()
+
+    @cached_property
+    def corpus_digest(self) -> str:
+        if self.task.corpus is None:
+            return ""
+        from toolkit.retrieval import corpus_digest, read_corpus
+
+        return corpus_digest(read_corpus(self.task.corpus))
+
+    @cached_property
+    def conditions_key(self) -> str:
+        shared = self.conditions
+        return key_of(
+            {
+                "template": shared.template.digest,
+                "contract": repr(shared.contract),
+                "answer_by": shared.answer_by,
+                "sampling": asdict(shared.sampling),
+                "shared_groups": shared.shared_groups,
+                "over_length": shared.over_length,
+                "environment": dict(self.environment),
+            }
+        )
