@@ -6,7 +6,8 @@ Nothing is fetched; torch and transformers are imported by the fixtures that nee
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 LABELS = ("card arrival", "card", "refund", "top up")
+
+
+@pytest.fixture(autouse=True)
+def _products_as_before() -> Iterator[None]:
+    """`tune_cpu` switches how this process multiplies: no test may inherit that from another."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch.backends.mkldnn, "matmul"):
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
 @pytest.fixture(scope="session")

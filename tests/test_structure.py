@@ -28,23 +28,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("runs",),
     ("report",),
-    ("commands.terminal",),
+    ("terminal",),
     ("console",),
     ("commands",),
     ("cli",),
 )
-"""From the ground up. A package or module of the top level imports only from layers below its own.
-
-`commands.terminal` (widths and colours) is a layer of its own: the live view uses it, and verbs use the live view.
-"""
+"""From the ground up. A package or module of the top level imports only from layers below its own."""
 
 ENGINES = frozenset({"prompting", "retrieval", "tuning"})
 BESIDE_THE_TOWER = frozenset({"statistics", "economics"})
 
 UPWARDS: Mapping[tuple[str, str], str] = {
-    ("toolkit/inference/local.py", "tuning"): (
-        "`LocalModel.adapted` asks for the view under a PEFT adapter when it is called; tuning never imports inference"
-    ),
     ("toolkit/runs/run.py", "report"): "the last step of a run writes its page; report reads a run folder only",
 }
 """Imports inside a function that go up, with the reason. None may stand at the top of a module."""
@@ -101,8 +95,7 @@ def _imports_of(path: Path) -> Iterator[Import]:
 
 def _unit(parts: tuple[str, ...]) -> str:
     """What has a place in `LAYERS`: ("toolkit", "tasks", "load") is of `tasks`."""
-    whole = ".".join(parts[1:3])
-    return whole if whole in _heights() else ".".join(parts[1:2])
+    return ".".join(parts[1:2])
 
 
 def _modules(node: ast.AST, path: Path) -> list[str]:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolkit.commands.terminal import counted, duration, is_live
 from toolkit.meter import Listener
+from toolkit.terminal import counted, duration, is_live
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from toolkit.commands.terminal import colours, duration
 from toolkit.console import Activity, Narrator, Now, PlainLines, in_words, listening
 from toolkit.inference import ScriptedModel
 from toolkit.runs.run import run
+from toolkit.terminal import colours, duration
 
 Event = tuple[str, Mapping[str, Any]]
 

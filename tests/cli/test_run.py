@@ -10,9 +10,9 @@ from typer.testing import Result
 
 import toolkit.recipe
 import toolkit.runs.run
-from toolkit.commands.terminal import painted
 from toolkit.commands.verdicts import result_lines, verdict_table
 from toolkit.runs.run import RunResult
+from toolkit.terminal import painted
 
 Facts = dict[str, Any]
 
@@ -28,7 +28,7 @@ def finished(
         listener("strategy", {"strategy": "zero_shot", "seed": None, "label": "no adaptation"})
         return RunResult(out or Path("runs/small"), comparison, ledger)
 
-    strategy = SimpleNamespace(name="zero_shot", seeded=False)
+    strategy = SimpleNamespace(name="zero_shot", seeded=False, uses=())
     recipe = SimpleNamespace(name="small", strategies=(strategy,), seeds=(0,))
     monkeypatch.setattr(toolkit.recipe, "load_recipe", lambda name, overrides: recipe)
     monkeypatch.setattr(toolkit.runs.run, "run", run)

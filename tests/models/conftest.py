@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,21 +18,12 @@ MERGES = ["Ċ Ċ", "1 2", "Ġ t", "Ġt h", "Ġth e"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 
 
-def build_llama(tied: bool = True) -> LlamaForCausalLM:
+def build_llama(tied: bool = True, **overrides: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(TOKENS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(TOKENS)}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    config = LlamaConfig(**{**shape, **heads, **special, "tie_word_embeddings": tied, **overrides})
     return LlamaForCausalLM(config).eval()
 
 

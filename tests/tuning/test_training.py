@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from toolkit.errors import DataError, ModelError
+from toolkit.models import load_adapter
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning import TrainingResult, TuneSettings, load_adapter, train
+from toolkit.tuning import TrainingResult, TuneSettings, train
 from toolkit.tuning.loss import collate, loss_sum, supervised_count
 from toolkit.tuning.training import rate_share
 

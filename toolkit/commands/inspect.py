@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.terminal import BOLD, GREEN_UNDERLINED, painted
+from toolkit.terminal import BOLD, GREEN_UNDERLINED, painted
 
 if TYPE_CHECKING:
     from toolkit.rendering import TrainingSequence
@@ -39,9 +39,9 @@ def inspect(
       toolkit inspect runs/quickstart-1a2b3c4d --example test-017
       toolkit inspect runs/quickstart-1a2b3c4d --example test-017 --ids | less
     """
-    from toolkit.commands.terminal import colours
     from toolkit.console import notices
     from toolkit.runs.reopen import reopen
+    from toolkit.terminal import colours
 
     for line in inspection(reopen(run, notices), example, ids, colours()):
         typer.echo(line)

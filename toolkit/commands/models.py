@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.terminal import table
+from toolkit.terminal import table
 
 if TYPE_CHECKING:
     from toolkit.models import Entry

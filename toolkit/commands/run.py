@@ -52,8 +52,8 @@ def run(
     given = [*(overrides or []), *([f"limit={limit}"] if limit is not None else [])]
     loaded = load_recipe(recipe, given)
     result = _with_progress(loaded, out, fresh, replace, quiet)
-    from toolkit.commands.terminal import colours, width
     from toolkit.commands.verdicts import result_lines
+    from toolkit.terminal import colours, width
 
     for line in result_lines(result.comparison, result.ledger, width(), colours()):
         typer.echo(line)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.terminal import counted, table
 from toolkit.errors import DataError, RecipeError, ToolkitError
+from toolkit.terminal import counted, table
 
 if TYPE_CHECKING:
     from toolkit.inference import FoundationModel

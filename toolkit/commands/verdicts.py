@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.commands.terminal import BOLD, CYAN, GREEN, RED, YELLOW, column_widths, painted, table
 from toolkit.report import VerdictRow
 from toolkit.report import verdict_table as rows_of
 from toolkit.report.figures import NOTHING, amount, counted, interval, p_value, seconds, size, unit
+from toolkit.terminal import BOLD, CYAN, GREEN, RED, YELLOW, column_widths, painted, table
 
 STYLES = {"BETTER": GREEN, "WORSE": RED, "EQUIVALENT": CYAN, "UNRESOLVED": YELLOW, "SMOKE": YELLOW, "refused": RED}
 LONGEST_TEXT = 100

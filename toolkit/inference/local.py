@@ -98,8 +98,8 @@ class LocalModel:
 
     def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
         """A view under a PEFT adapter: its modules are its own, the base's tensors are shared by reference."""
-        from toolkit.tuning import load_adapter
-        from toolkit.tuning import merged as merged_copy
+        from toolkit.models import load_adapter
+        from toolkit.models import merged as merged_copy
 
         apply = merged_copy if merged else load_adapter
         return LocalModel(

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from toolkit.models.adapted import adapter_digest, load_adapter, merged
     from toolkit.models.catalog import Entry, entries, read_entry, resolve
     from toolkit.models.fetch import Fetched, fetch_weights, is_cached
     from toolkit.models.hardware import Dtype, cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
@@ -20,12 +21,15 @@ __all__ = [
     "Entry",
     "Fetched",
     "LoadedModel",
+    "adapter_digest",
     "cpu_flags",
     "describe",
     "entries",
     "fetch_weights",
     "is_cached",
+    "load_adapter",
     "load_pretrained",
+    "merged",
     "read_entry",
     "resolve",
     "resolve_device",
@@ -37,6 +41,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "adapted": ("adapter_digest", "load_adapter", "merged"),
     "catalog": ("Entry", "entries", "read_entry", "resolve"),
     "fetch": ("Fetched", "fetch_weights", "is_cached"),
     "hardware": ("Dtype", "cpu_flags", "describe", "resolve_device", "resolve_dtype", "tune_cpu"),

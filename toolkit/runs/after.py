@@ -58,5 +58,7 @@ def time_one_by_one(system: System, examples: Sequence[Example], seed: int | Non
         system.answer([example])
         seconds = time.perf_counter() - started
         name = system.strategy.name
-        meter.event("stage", stage="latency", strategy=name, seed=seed, system=system.key, seconds=seconds)
+        meter.event(
+            "stage", stage="latency", strategy=name, seed=seed, system=system.key, example=example.id, seconds=seconds
+        )
         meter.event("timed", strategy=name, done=number + 1, examples=len(examples))

@@ -74,7 +74,7 @@ class TunedWeights(Part):
     """A PEFT adapter in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        from toolkit.tuning import adapter_digest
+        from toolkit.models import adapter_digest
 
         self._folder = folder
         self.weights = Weights(folder, adapter_digest(folder))

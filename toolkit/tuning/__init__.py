@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toolkit.tuning.adapter import adapter_digest, load_adapter, merged, save_adapter
+    from toolkit.tuning.adapter import save_adapter
     from toolkit.tuning.settings import TuneSettings
     from toolkit.tuning.training import TrainingResult, train
 
-__all__ = ["TrainingResult", "TuneSettings", "adapter_digest", "load_adapter", "merged", "save_adapter", "train"]
+__all__ = ["TrainingResult", "TuneSettings", "save_adapter", "train"]
 
 _PLACES = {
-    "adapter": ("adapter_digest", "load_adapter", "merged", "save_adapter"),
+    "adapter": ("save_adapter",),
     "settings": ("TuneSettings",),
     "training": ("TrainingResult", "train"),
 }

@@ -15,10 +15,11 @@ from typing import Any
 
 from toolkit.errors import DataError, ModelError, listing
 from toolkit.meter import Meter
+from toolkit.models.adapted import adapter_digest, cuda_devices
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import adapter_digest, cuda_devices, new_adapter, save_adapter, write_atomically
+from toolkit.tuning.adapter import new_adapter, save_adapter, write_atomically
 from toolkit.tuning.batches import Step, plan
 from toolkit.tuning.loss import collate, has_plain_head, loss_sum, supervised_count
 from toolkit.tuning.settings import TuneSettings
@@ -125,10 +126,8 @@ def _train(
         on_step(done, len(steps), loss, _total(steps[number:done], lengths))
 
     result: dict[str, Any] = {
-        "steps": len(steps),
+        **_amounts(steps, sequences),
         "losses": tuple(losses),
-        "supervised_tokens": _total(steps, [supervised_count(sequence) for sequence in sequences]),
-        "seen_tokens": _total(steps, lengths),
         "learning_rate": peak_rate,
         "trainable_parameters": weights.numel(),
         "total_parameters": parameters + weights.numel(),
@@ -137,6 +136,15 @@ def _train(
     _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, **result})
     checkpoint.remove(folder)
     return result
+
+
+def _amounts(steps: Sequence[Step], sequences: Sequence[TrainingSequence]) -> dict[str, int]:
+    """How much a training takes in."""
+    return {
+        "steps": len(steps),
+        "supervised_tokens": _total(steps, [supervised_count(sequence) for sequence in sequences]),
+        "seen_tokens": _total(steps, [len(sequence.token_ids) for sequence in sequences]),
+    }
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:

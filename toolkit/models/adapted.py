@@ -1,0 +1,137 @@
+"""Adapters in PEFT's format, read from a folder: as a view of the base, merged into a copy, or their digest.
+
+The base is never touched: every function works on a structural copy that shares the base's tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import ModelError
+from toolkit.models.weights import shared_copy
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch.nn import Module
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def load_adapter(module: Any, folder: Path | str) -> Any:
+    """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
+
+    The adapter's tensors take the base's dtype, as in training, where they are cast before use.
+
+    Raises:
+        ModelError: the folder holds no safetensors adapter, or it does not fit the model.
+    """
+    return _loaded(module, Path(folder), in_fp32=False).get_base_model()
+
+
+def merged(module: Any, folder: Path | str) -> Any:
+    """A copy of the base with the adapter added into its weights: W + scaling B A in fp32, then the base's dtype.
+
+    Changed weights are the copy's own; the others stay shared with the base. In bf16 the result is rounded to what
+    bf16 can hold and loses much of a small adapter, so what is scored should be what is served.
+
+    Raises:
+        ModelError: as `load_adapter`.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = _loaded(module, Path(folder), in_fp32=True)
+    for layer in [found for found in adapted.modules() if isinstance(found, BaseTunerLayer)]:
+        base = layer.get_base_layer()
+        dtype = base.weight.dtype
+        base.weight = torch.nn.Parameter(base.weight.detach().to(torch.float32, copy=True), requires_grad=False)
+        layer.merge()
+        base.weight = torch.nn.Parameter(base.weight.detach().to(dtype), requires_grad=False)
+    return adapted.unload()
+
+
+def adapter_digest(folder: Path | str) -> str:
+    """sha256 over an adapter's tensors and configuration; the name of its base does not count.
+
+    Raises:
+        ModelError: the folder holds no safetensors adapter.
+    """
+    folder = Path(folder)
+    settings = _settings(folder)
+    settings.pop("base_model_name_or_path", None)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update((folder / TENSORS).read_bytes())
+    return digest.hexdigest()
+
+
+def use_one_rounding(config: PeftConfig, module: Module) -> None:
+    """PEFT's own way to have its layers be of another class; quantised layers, subclasses of Linear, keep theirs."""
+    from torch.nn import Linear
+
+    from toolkit.models.one_rounding import OneRoundingLinear
+
+    linear = [type(layer) for layer in module.modules() if isinstance(layer, Linear)]
+    if config.peft_type == "LORA" and set(linear) == {Linear}:
+        config._register_custom_module({Linear: OneRoundingLinear})
+
+
+def cuda_devices(module: Any) -> list[Any]:
+    """The devices whose random generator `fork_rng` must keep, beside the CPU's."""
+    return [module.device] if module.device.type == "cuda" else []
+
+
+def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from safetensors import SafetensorError
+
+    _settings(folder)
+    copied = shared_copy(module)
+    with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():  # PEFT draws before it reads
+        warnings.simplefilter("ignore")  # tensors that are missing are an error below
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            if config.is_prompt_learning:
+                raise ModelError(f"adapter '{folder}': {config.peft_type} changes prompts, not weights")
+            use_one_rounding(config, copied)
+            adapted = PeftModel.from_pretrained(copied, str(folder), config=config, autocast_adapter_dtype=in_fp32)
+            _check_names(adapted, folder)
+        except (ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+            if isinstance(error, ModelError):
+                raise
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"adapter '{folder}' does not fit the model: {first[0]}") from error
+    adapted.requires_grad_(False)
+    adapted.eval()
+    return adapted
+
+
+def _check_names(adapted: PeftModel, folder: Path) -> None:
+    """PEFT only warns of tensors that the file lacks, which would be random, or that the model has no place for."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(str(folder / TENSORS), framework="pt") as file:
+        stored = set(file.keys())
+    needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    wrong = sorted(needed - stored) + sorted(name for name in stored - needed if "lora_" in name)
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors differ by name, the first is {wrong[0]}")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration, once both files are known to be there."""
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise ModelError(f"'{folder}' is not an adapter: it holds no {name} (pickled adapters are not read)")
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"'{folder / CONFIG}' is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"'{folder / CONFIG}' holds no settings")
+    return settings
