@@ -34,7 +34,13 @@ def shipped(kind: str) -> Path:
     return folder
 
 
-def find(name: str, kind: str, beside: Path | None = None, suffixes: Sequence[str] = (".yaml", ".yml")) -> Path:
+def find(
+    name: str,
+    kind: str,
+    beside: Path | None = None,
+    suffixes: Sequence[str] = (".yaml", ".yml"),
+    holds: str = "",
+) -> Path:
     """The file or folder a name means: as a path, else beside the file that names it, else among what is shipped.
 
     Args:
@@ -42,6 +48,8 @@ def find(name: str, kind: str, beside: Path | None = None, suffixes: Sequence[st
         kind: where to look last, as in `shipped`, for example `recipes` or `configs/models`.
         beside: the file (or its folder) in which the name was written.
         suffixes: endings that may be left off. An empty string among them also allows a folder, or a bare file name.
+        holds: the file that makes a folder the thing that is meant. Another folder that happens to have the name is
+            taken only where nothing else is found.
 
     Raises:
         RecipeError, DataError, ModelError: (by kind) nothing is found; the message lists what exists.
@@ -50,10 +58,15 @@ def find(name: str, kind: str, beside: Path | None = None, suffixes: Sequence[st
     if beside is not None:
         folders.append(beside if beside.is_dir() else beside.parent)
     folders.append(shipped(kind))
+    doubtful: list[Path] = []
     for folder in folders:
         for candidate in _spellings(folder / Path(name).expanduser(), suffixes):
-            if candidate.is_file() or ("" in suffixes and candidate.exists()):
+            if candidate.is_dir() and "" in suffixes and holds and not (candidate / holds).exists():
+                doubtful.append(candidate)
+            elif candidate.is_file() or ("" in suffixes and candidate.exists()):
                 return candidate
+    if doubtful:
+        return doubtful[0]
     existing = available(kind, suffixes)
     places = ", ".join(dict.fromkeys(str(folder) for folder in folders))
     raise _ERRORS.get(kind, RecipeError)(

@@ -72,3 +72,11 @@ def test_importing_models_stays_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_that_only_has_the_name_does_not_hide_what_is_shipped(tmp_path, monkeypatch):
+    (tmp_path / "tickets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("tickets", "datasets", suffixes=("",), holds="task.yaml") == shipped("datasets") / "tickets"
+    (tmp_path / "mine").mkdir()
+    assert find("mine", "datasets", suffixes=("",), holds="task.yaml") == tmp_path / "mine"

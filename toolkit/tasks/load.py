@@ -37,7 +37,7 @@ def load_task_with_sources(name: str | Path | InlineTask, beside: Path | None = 
         from toolkit.tasks.inline import load_inline
 
         return load_inline(name, beside)
-    return _load_folder(find(str(name), "datasets", beside, suffixes=("",)))
+    return _load_folder(find(str(name), "datasets", beside, suffixes=("",), holds="task.yaml"))
 
 
 def _load_folder(folder: Path) -> Loaded:
