@@ -77,6 +77,9 @@ def test_importing_models_stays_light() -> None:
 def test_a_folder_that_only_has_the_name_does_not_hide_what_is_shipped(tmp_path, monkeypatch):
     (tmp_path / "tickets").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert find("tickets", "datasets", suffixes=("",), holds="task.yaml") == shipped("datasets") / "tickets"
+    assert (
+        resources.find("tickets", "datasets", suffixes=("",), holds="task.yaml")
+        == resources.shipped("datasets") / "tickets"
+    )
     (tmp_path / "mine").mkdir()
-    assert find("mine", "datasets", suffixes=("",), holds="task.yaml") == tmp_path / "mine"
+    assert resources.find("mine", "datasets", suffixes=("",), holds="task.yaml") == tmp_path / "mine"

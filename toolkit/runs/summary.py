@@ -71,7 +71,7 @@ def compare(
             for name, candidate in candidates.items()
         },
         "contrasts": [asdict(result) for result in results],
-        "notes": _notes(prepared, scorings, smoke),
+        "notes": [*_notes(prepared, scorings, smoke), *map(_merge_note, merges, merges.values())],
     }
 
 
@@ -116,6 +116,11 @@ def _strategy(
         },
         "merge": {name: merge[name] for name in ("examples", "changed", "share")} if merge else None,
     }
+
+
+def _merge_note(name: str, merge: Mapping[str, Any]) -> str:
+    changed, asked = merge["changed"], merge["examples"]
+    return f"Merging {name}'s adapter into the weights would change {changed} of {asked} validation answers."
 
 
 def _notes(prepared: Prepared, scorings: int, smoke: bool) -> list[str]:
