@@ -1,44 +1,49 @@
-"""Regenerates the README's figures from `benchmarks/results/quickstart.json`.
+"""Regenerates the figures of README.md and benchmarks/README.md from `benchmarks/results/<recipe>.json`.
 
 usage: python docs/figures.py [--check] [--take RUN]
 
-`--take RUN` first copies what the README quotes out of a run folder into that JSON file; `--check` changes nothing and
-exits with 1 where README.md is stale.
+`--take RUN` first copies what the pages quote out of a run folder into the JSON file of its recipe; `--check` changes
+nothing and exits with 1 where a page is stale. On a page the figures stand between `<!-- figures: <recipe> -->` and
+`<!-- end -->`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "quickstart.json"
-BEGIN, END = "<!-- quickstart:begin -->", "<!-- quickstart:end -->"
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def take(run: Path) -> None:
-    """What the README quotes, out of a run folder."""
+    """What the pages quote, out of a run folder."""
     comparison, ledger, manifest = (
         json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("comparison", "ledger", "manifest")
     )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     kept = {"comparison": comparison, "ledger": ledger, "hardware": manifest["hardware"]}
-    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path = RESULTS / f"{comparison['recipe']}.json"
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def block() -> str:
-    """The README's block: the verdict table and its sentences."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+def block(recipe: str) -> str:
+    """A recipe's figures: the verdict table and its sentences."""
+    results = json.loads((RESULTS / f"{recipe}.json").read_text(encoding="utf-8"))
     comparison, ledger = results["comparison"], results["ledger"]
-    against = {row["a"]: row for row in comparison["contrasts"] if row["b"] == comparison["baseline"]}
-    head = f"| strategy | {comparison['metric']} [95 % CI] | against {comparison['baseline']} | p (Holm) | verdict | "
+    metric, baseline = comparison["metric"], comparison["baseline"]
+    against = {row["a"]: row for row in comparison["contrasts"] if row["b"] == baseline and row["metric"] == metric}
+    head = f"| strategy | {metric} [95 % CI] | against {baseline} | p (Holm) | verdict | "
     lines = [head + "tokens a query | fit |", "|---|---|---|---|---|---|---|"]
     for name, found in comparison["strategies"].items():
         lines.append(_row(name, found, against.get(name), ledger["strategies"][name]))
-    sentences = [f"- {row['sentence']}" for row in comparison["contrasts"]]
+    sentences = [f"- {row['sentence']} (Holm p {_p(row)}: {row['verdict']})" for row in comparison["contrasts"]]
     seconds = sum(ledger["stages_seconds"].values())
     took = f"The run took {seconds / 60:.1f} minutes of work, {ledger['peak_memory_bytes'] / 1e9:.1f} GB at its peak."
     return "\n".join([*lines, "", *sentences, "", took])
@@ -49,9 +54,13 @@ def _row(name: str, found: dict[str, Any], against: dict[str, Any] | None, costs
     tokens = sum(costs["per_query"]["prompt_tokens"].values()) + costs["per_query"]["completion_tokens"]
     cells = ["", "", ""]
     if against is not None:
-        p = "<.001" if against["p_holm"] < 0.001 else f"{against['p_holm']:.3f}"
-        cells = [f"{_points(against['difference'], '+')} {_interval(against['interval'])}", p, against["verdict"]]
+        gap = f"{_points(against['difference'], '+')} {_interval(against['interval'])}"
+        cells = [gap, _p(against), against["verdict"]]
     return f"| {name} | {score} | {' | '.join(cells)} | {tokens:.0f} | {costs['fixed']['fit_seconds']:.0f} s |"
+
+
+def _p(contrast: dict[str, Any]) -> str:
+    return "<.001" if contrast["p_holm"] < 0.001 else f"{contrast['p_holm']:.3f}"
 
 
 def _points(value: float, sign: str = "") -> str:
@@ -69,14 +78,14 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.take is not None:
         take(arguments.take)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    fresh = f"{before}{BEGIN}\n{block()}\n{END}{rest.split(END)[1]}"
-    if arguments.check:
-        return int(fresh != text)
-    readme.write_text(fresh, encoding="utf-8")
-    return 0
+    stale = False
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = PLACE.sub(lambda match: f"{match[1]}{block(match[2])}\n{match[3]}", text)
+        stale |= fresh != text
+        if not arguments.check:
+            page.write_text(fresh, encoding="utf-8")
+    return int(stale and arguments.check)
 
 
 if __name__ == "__main__":
