@@ -18,6 +18,7 @@ from toolkit import Adapter, Part
 from toolkit.meter import Listener
 from toolkit.recipe import load_recipe
 from toolkit.rendering import Draft
+from toolkit.resources import shipped
 from toolkit.runs import chunks
 from toolkit.runs.run import run
 from toolkit.strategies.adapter import FitContext
@@ -446,8 +447,8 @@ def test_a_change_of_what_bytes_depend_on_computes_again(
     start(strategies, timing={"examples": 0})
     first = len(asked)
     asked.clear()
-    shipped = (Path(chunks.__file__).parents[2] / "configs/prompts/answer.yaml").read_text()
-    (tmp_path / "other.yaml").write_text(shipped.replace("capitalize", "upper"))
+    template = (shipped("configs/prompts") / "answer.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(template.replace("capitalize", "upper"))
     values: dict[str, Any] = {
         "template": str(tmp_path / "other.yaml"),
         "dtype": "float32",
