@@ -17,7 +17,7 @@ from toolkit.tasks.example import Span
 from toolkit.tasks.load import load_task, load_task_with_sources
 from toolkit.tasks.schema import InlineTask
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 THINGS = [
     "anchor",
     "bridge",
