@@ -1,7 +1,7 @@
 """Inference: one protocol for every model; local scoring and decoding."""
 
 from toolkit.inference.local import LocalModel
-from toolkit.inference.model import FoundationModel, Generation, Sampling, Weights
+from toolkit.inference.model import Bill, FoundationModel, Generation, Sampling, Weights
 from toolkit.inference.scripted import ScriptedModel
 
-__all__ = ["FoundationModel", "Generation", "LocalModel", "Sampling", "ScriptedModel", "Weights"]
+__all__ = ["Bill", "FoundationModel", "Generation", "LocalModel", "Sampling", "ScriptedModel", "Weights"]

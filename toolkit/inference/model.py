@@ -14,9 +14,41 @@ from toolkit.tasks.output import Termination
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are decoded. Temperature 0 is greedy, and the only one implemented by local models so far."""
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: the longest answer, its stop token not counted.
+        temperature: 0 is greedy.
+        top_p: sample among the likeliest tokens that together have this probability (nucleus, Holtzman et al. 2020).
+        samples: answers a prompt; greedy decoding has one.
+        stop: texts that end an answer where they first occur; they are no part of it.
+        seed: with the prompt's digest and the sample's number it fixes each draw, whatever else is in the batch.
+    """
 
     max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    samples: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a hosted model's server says of one answer.
+
+    Attributes:
+        prompt_tokens, completion_tokens: by the server's own count, of all requests the answer took.
+        price: in US dollars by the dated price file; None where the model has no price in it.
+        model: which of the models asked for answered (another than the first after a fallback).
+        requests: sent for this answer, repeated ones included.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+    model: str
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -24,12 +56,15 @@ class Generation:
     """One generated answer: ids without the prompt and without the stop token, and why it ended.
 
     `confidence` is the geometric mean probability of the generated tokens, the stop included; None where unknown.
+    `alternatives` are the further samples of the same prompt; `bill` is a hosted model's.
     """
 
     text: str
     token_ids: tuple[int, ...]
     termination: Termination
     confidence: float | None = None
+    alternatives: tuple[Generation, ...] = ()
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True)
