@@ -132,7 +132,7 @@ def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
             "dtype": str(model.module.dtype).removeprefix("torch."),
             "device": str(model.module.device.type),
             "threads": torch.get_num_threads(),
-            "path": "tree" if model.fast else "plain",
+            "path": model.path,
         }
     return facts
 
