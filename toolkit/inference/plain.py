@@ -13,7 +13,7 @@ import torch
 from toolkit.inference.sampling import Picker, Row
 
 CACHES = ("cache", "past_key_values", "cache_params")
-"""What releases of transformers and kinds of models call what they keep. A model that keeps nothing is fed all again."""
+"""What releases of transformers and kinds of models call what they keep; one that keeps nothing is fed all again."""
 
 
 def plain_answers(module: Any, rows: Sequence[Sequence[int]], answers: Sequence[Row], picker: Picker) -> None:

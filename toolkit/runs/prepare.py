@@ -17,13 +17,14 @@ from toolkit.evaluation.metric import Metric
 from toolkit.inference import FoundationModel, LocalModel, Sampling
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
+from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
 from toolkit.strategies.strategy import Strategy
-from toolkit.strategies.system import AnswerBy, Conditions, written_choices
+from toolkit.strategies.system import AnswerBy, Conditions, Likelihood, written_choices
 from toolkit.tasks.load import load_task
 from toolkit.tasks.task import Task
 
@@ -112,10 +113,22 @@ def factor_sheet(bench: Bench) -> FactorSheet:
     return FactorSheet(
         model=f"{bench.model.name} ({bench.model.digest[:12]})",
         dtype=str(bench.environment["dtype"]),
-        decoding=f"at most {conditions.sampling.max_new_tokens} new tokens, greedy",
-        answer_by=conditions.answer_by,
+        decoding=_decoding_in_words(conditions.sampling),
+        answer_by=str(conditions.likelihood) if conditions.answer_by == "likelihood" else conditions.answer_by,
         template=f"{conditions.template.name} ({conditions.template.digest[:12]})",
     )
+
+
+def _decoding_in_words(sampling: Sampling) -> str:
+    words = [f"at most {sampling.max_new_tokens} new tokens"]
+    if sampling.temperature == 0:
+        words.append("greedy")
+    else:
+        words.append(f"temperature {sampling.temperature:g}")
+        words += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+        words += [f"{sampling.samples} samples"] if sampling.samples > 1 else []
+    words += [f"up to {text!r}" for text in sampling.stop]
+    return ", ".join(words)
 
 
 def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
@@ -147,30 +160,45 @@ def _benches(
     embedder: Callable[[], Encoder] | None,
 ) -> dict[str, Bench]:
     fitting_task = task.without_test()
-    made: dict[tuple[str, str, str | None, int], Bench] = {}
+    made: dict[tuple[str, str, str | None, Decoding], Bench] = {}
     benches = {}
     for strategy in recipe.strategies:
         own = recipe.overrides[strategy.name]
         name = recipe.models[own.model] if own.model else recipe.model
         template = own.template or recipe.template
         answer_by = own.answer_by or recipe.answer_by
-        tokens = own.max_new_tokens or recipe.max_new_tokens
-        wanted = (name, template, answer_by, tokens)
+        decoding = recipe.decoding_of(strategy.name)
+        wanted = (name, template, answer_by, decoding)
         if wanted not in made:
             model = load(name)
             conditions = Conditions(
                 template=Template.load(template, recipe.path),
                 contract=task.contract,
                 answer_by=_answer_by(answer_by, task, model),
-                sampling=Sampling(tokens),
+                sampling=Sampling(**dict(decoding)),
+                likelihood=Likelihood(**dict(recipe.likelihood)),
                 shared_groups=task.shared_groups is not None,
                 over_length=recipe.over_length,
             )
+            _check_conditions(recipe, strategy.name, conditions)
             check_inputs(conditions.template, list(task.test[0].inputs))
             facts = environment(model, recipe)
             made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
         benches[strategy.name] = made[wanted]
     return benches
+
+
+def _check_conditions(recipe: Recipe, strategy: str, conditions: Conditions) -> None:
+    """Settings that would have no effect are errors: a reader would believe that they had one."""
+    sampling, problems = conditions.sampling, []
+    if sampling.samples > 1 and sampling.temperature == 0:
+        problems.append("decoding.samples: greedy answers are all alike; set decoding.temperature above 0")
+    if sampling.temperature > 0 and conditions.answer_by == "likelihood":
+        problems.append("decoding.temperature: choices are scored, not drawn; set answer_by: generation")
+    if conditions.likelihood != Likelihood() and conditions.answer_by == "generation":
+        problems.append("likelihood: answers are generated here, not scored; set answer_by: likelihood")
+    if problems:
+        raise RecipeError(listing(problems, recipe.where("strategies", strategy)))
 
 
 def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerBy:
@@ -269,11 +297,14 @@ def _version(name: str) -> str:
 
 
 def seeds_of(strategy: Strategy, recipe: Recipe) -> tuple[int | None, ...]:
-    """The recipe's seeds, or one run without a seed where none matters to it or to a strategy it uses."""
+    """The recipe's seeds, or one run without a seed where none matters to it or to a strategy it uses.
+
+    A seed matters to adapters that say so, and to all strategies whose answers are drawn.
+    """
     pending, seen = [strategy], {strategy.name}
     while pending:
         item = pending.pop()
-        if item.seeded:
+        if item.seeded or recipe.decoding_of(item.name).temperature > 0:
             return tuple(recipe.seeds)
         pending += [recipe.strategy(name) for name in item.uses if name not in seen]
         seen |= set(item.uses)

@@ -138,7 +138,7 @@ def _answer_all(
                 return found.fitted.system
 
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
-                fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
+                fitted = fit(strategy, seed, bench.seeded(seed), folder.system(strategy.name, seed), other)
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
                 path = folder.outputs(strategy.name, seed)
                 outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
