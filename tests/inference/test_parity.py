@@ -113,6 +113,7 @@ def test_every_proven_family_has_a_tiny_model_here(make_module: Callable[..., An
     assert [why_plain(make_module(family)) for family in PROVEN_FAMILIES] == [None] * len(PROVEN_FAMILIES)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
 def test_tree_scores_are_the_plain_ones(
@@ -124,6 +125,7 @@ def test_tree_scores_are_the_plain_ones(
         close(scored(module, rows, CHOICES, shared, pass_tokens), wanted)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
 def test_greedy_answers_are_the_plain_ones(
@@ -138,6 +140,7 @@ def test_greedy_answers_are_the_plain_ones(
         same_answers(decoded(module, rows, shared, stops, 9, pass_tokens, kept_tokens), wanted)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(SLIDING))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 61))], ids=["alone", "behind a prefix"])
 def test_sliding_windows_are_kept(
