@@ -132,7 +132,7 @@ class LocalModel:
         from toolkit.models import merged as merged_copy
 
         apply = merged_copy if merged else load_adapter
-        return LocalModel(
+        view = LocalModel(
             apply(self.module, weights.folder),
             self.renderer,
             self.name,
@@ -140,6 +140,8 @@ class LocalModel:
             self.context_tokens,
             self.batch_tokens,
         )
+        view.why_plain = self.why_plain  # an adapter changes what linear layers compute, not how attention is asked
+        return view
 
     @cached_property
     def _packed(self) -> Packed:
