@@ -33,7 +33,7 @@ def against_batch(bench: Bench, prompts: list[list[int]], dtype: str) -> tuple[l
     """Ours against continuous batching, with its defaults and with a cache made for few requests."""
     few = prompts[: 2 if bench.small else BATCH_PROMPTS]
     common = {"model": bench.model, "folder": bench.folder, "dtype": dtype, "prompts": few}
-    common |= {"stop": stops(bench.model, bench.folder), "repeats": bench.repeats}
+    common |= {"stop": stops(bench.folder), "repeats": bench.repeats}
     ours = run_side(bench, __file__, "ours", common)
     lines = []
     for name, blocks in (("generate_batch", {}), ("generate_batch, small", SMALL_BLOCKS)):

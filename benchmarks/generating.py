@@ -41,16 +41,17 @@ def chat_ids(folder: str, chats: Iterator[Any] | Sequence[Any], count: int, leas
     return kept
 
 
-def stops(model: str, folder: str) -> list[int]:
+def stops(folder: str) -> list[int]:
     """What ends an answer on every side: the turn's end and EOS."""
-    from toolkit import Renderer
     from transformers import AutoTokenizer
+
+    from toolkit import Renderer
 
     return sorted(Renderer(AutoTokenizer.from_pretrained(folder)).stop_ids)
 
 
 def decode_ours(work: Work) -> Result:
-    """Runs ours, all rows at once; a fresh `LocalModel` each time, so that no run finds the prefix of the one before."""
+    """Runs ours, all rows at once; a fresh `LocalModel` each time, so that no run finds an earlier one's prefix."""
     from toolkit import LocalModel
     from toolkit.inference.model import Sampling
     from toolkit.models import load_pretrained, resolve, tune_cpu
@@ -180,7 +181,7 @@ def against_generate(
 ) -> tuple[list[Result], dict[str, Result]]:
     """Ours, then `generate` as torch comes and with its two settings made."""
     common = {"model": bench.model, "folder": bench.folder, "dtype": dtype, "prompts": prompts}
-    common |= {"stop": stops(bench.model, bench.folder), "repeats": bench.repeats}
+    common |= {"stop": stops(bench.folder), "repeats": bench.repeats}
     common |= {"batches": [2] if bench.small else list(BATCHES)}
     ours = run_side(bench, script, "ours", common)
     lines = []

@@ -259,9 +259,8 @@ def row(work: str, ours: Result, peer: Result, each: int, target: float | None, 
     runs = {name: {"seconds": side["seconds"], "rows": side["rows"]} for name, side in (("ours", ours), ("peer", peer))}
     stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found = {**made, "target": target, "memory": memory, "foreign_cpu_share": shares, "runs": runs, **more}
-    say(
-        f"  {work}: {mine:.4g} {made['unit']} against {theirs:.4g}, {found['ratio']:.1f} times; {more.get('parity', '')}"
-    )
+    told = f"{mine:.4g} {made['unit']} against {theirs:.4g}, {found['ratio']:.2f} times"
+    say(f"  {work}: {told}; {more.get('parity', '')}")
     return {**found, "date": stamp, "commit": _commit()}
 
 

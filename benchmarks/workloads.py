@@ -53,8 +53,12 @@ def banking_splits(
 
 
 def banking_choices(data: Path, labels: Sequence[str], messages: int, shots: int = SHOTS) -> list[Asked]:
-    """Few-shot prompts, as lm-eval writes them for `lm_eval_choice.yaml`: no chat template, no stop token."""
-    shown, asked = banking_splits(data, labels, messages, shots)
+    """Few-shot prompts over `banking_splits`."""
+    return few_shot_choices(*banking_splits(data, labels, messages, shots))
+
+
+def few_shot_choices(shown: Sequence[Asked], asked: Sequence[Asked]) -> list[Asked]:
+    """Few-shot prompts, as lm-eval writes them for its task in `choice_process.py`: no chat template, no stop token."""
     said = "".join(f"Utterance: {row['text']}\nIntent: {row['choices'][row['label']]}\n\n" for row in shown)
     return [
         {
