@@ -1,4 +1,4 @@
-"""Goal: prefill reaches 60 % of the machine's limit, and a 4,096-token prompt takes little more memory than a short one.
+"""Goal: prefill at 60 % of the machine's limit, and a 4,096-token prompt in little more memory than a 512-token one.
 
 usage: python benchmarks/curves.py [--lengths 128 256 512 1024 2048 4096] [--batches 1 4 16] [--rows 1 4 16 32 64]
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from curves_chart import draw
 from generating import by_hand
-from measure import Bench, Peak, Result, Work, opened, parser, run_side, save, say, serve
+from measure import Bench, Peak, Result, Work, opened, parser, run_side, save, say, serve, stamp
 from workloads import read_rows
 
 MOST_TOKENS = 16_384
@@ -69,7 +69,7 @@ def prefill(work: Work) -> Result:
 def decode(work: Work) -> Result:
     """One point of the decoding curve: tokens a second beyond the first, `batch` rows at once."""
     loaded = load(work)
-    prompts = by_hand(prompts_of(loaded, work["texts"], work["batch"], PROMPT))
+    prompts = by_hand(prompts_of(loaded, work["texts"], work["batch"], work["length"]))
     peak = Peak(loaded.module)
     first, answered_first = timed(loaded, prompts, 1, work["repeats"])
     whole, answered = timed(loaded, prompts, 1 + DECODED, work["repeats"])
@@ -123,7 +123,7 @@ def points(bench: Bench, side: str, dtype: str, sizes: Sequence[tuple[int, int]]
         work = {"model": bench.model, "dtype": dtype, "batch": batch, "length": length, "texts": texts}
         made = run_side(bench, __file__, side, {**work, "repeats": bench.repeats})
         named = {"work": f"{side}, {dtype}, {batch} x {length}", "curve": side, "dtype": dtype, "batch": batch}
-        found.append({**named, "length": length, **made})
+        found.append({**named, "length": length, **made, **stamp()})
         share = f", {made['share_of_limit']:.0%} of the limit" if "share_of_limit" in made else ""
         memory = f"{made['peak_bytes'] / 1e6:.0f} MB above the model"
         say(f"  {named['work']}: {made['tokens_per_second']:.0f} tokens/s{share}, {memory}")

@@ -257,11 +257,10 @@ def row(work: str, ours: Result, peer: Result, each: int, target: float | None, 
     made = {"work": work, "unit": "ms" if each == 1000 else "s", "ours": mine, "peer": theirs, "ratio": theirs / mine}
     shares = {name: side["foreign_cpu_share"] for name, side in (("ours", ours), ("peer", peer))}
     runs = {name: {"seconds": side["seconds"], "rows": side["rows"]} for name, side in (("ours", ours), ("peer", peer))}
-    stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found = {**made, "target": target, "memory": memory, "foreign_cpu_share": shares, "runs": runs, **more}
     told = f"{mine:.4g} {made['unit']} against {theirs:.4g}, {found['ratio']:.2f} times"
     say(f"  {work}: {told}; {more.get('parity', '')}")
-    return {**found, "date": stamp, "commit": _commit()}
+    return {**found, **stamp()}
 
 
 def save(bench: Bench, claim: str, rows: Sequence[Result], sides: Mapping[str, Result], **more: Any) -> None:
@@ -280,9 +279,10 @@ def save(bench: Bench, claim: str, rows: Sequence[Result], sides: Mapping[str, R
     say(f"wrote {path}")
 
 
-def _commit() -> str:
+def stamp() -> dict[str, str]:
+    """When a line was measured, and on which commit."""
     found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return found.stdout.strip()
+    return {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "commit": found.stdout.strip()}
 
 
 def say(text: str) -> None:
