@@ -38,8 +38,8 @@ def against_batch(bench: Bench, prompts: list[list[int]], dtype: str) -> tuple[l
     lines = []
     for name, blocks in (("generate_batch", {}), ("generate_batch, small", SMALL_BLOCKS)):
         peer = run_side(bench, __file__, "peer_batch", {**common, "blocks": blocks})
-        work = f"{WORK}, {dtype}, against {name}"
-        lines.append(line(work, dtype, ours, peer, BATCH_TARGET, name))
+        work = f"{WORK}, {dtype}, an answer, against `{name}`"
+        lines.append(line(work, dtype, ours, peer, BATCH_TARGET))
     return lines, {"ours": ours, "peer": peer}
 
 

@@ -35,7 +35,7 @@ def _line(row: Row) -> str:
     doubtful = "\\*" if max(row["foreign_cpu_share"].values()) > DOUBTFUL else ""
     target = "" if row["target"] is None else f"{row['target']:g} {_met(row['ratio'] >= row['target'])}"
     parity = row["parity"] + ("" if row["parity_holds"] is None else f" {_met(row['parity_holds'])}")
-    named = f"{row['work']} ({row['peer_name']})" if "peer_name" in row else row["work"]
+    named = f"{row['work']} at batch {row['batch']}" if "batch" in row else row["work"]
     times = " | ".join(f"{_three(row[side])} {row['unit']}" for side in ("ours", "peer"))
     return f"| {named}{doubtful} | {times} | {_three(row['ratio'])} | {target} | {_memory(row)} | {parity} |"
 
