@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def opened(arguments: argparse.Namespace) -> Bench:
     """The options with the model fetched."""
     from toolkit.models import Entry, fetch_weights, resolve
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped benchmark ends its side too
     entry = resolve(arguments.model, "model")
     folder = fetch_weights(entry).folder if isinstance(entry, Entry) else entry
     trial = Path(tempfile.gettempdir()) / "toolkit-benchmarks-small" if arguments.small else RESULTS
@@ -164,9 +166,12 @@ def run_command(bench: Bench, command: Sequence[str], folder: Path | None = None
         watch = Watch()
         process = subprocess.Popen(command, cwd=folder, env=_environment(home), stdout=log, stderr=subprocess.STDOUT)
         peak = 0
-        while process.poll() is None:
-            peak = max(peak, _status_bytes(process.pid, "VmHWM"))
-            time.sleep(0.02)
+        try:
+            while process.poll() is None:
+                peak = max(peak, _status_bytes(process.pid, "VmHWM"))
+                time.sleep(0.02)
+        finally:
+            process.kill()
         seconds, foreign = watch.stop()
         log.seek(0)
         if process.returncode:
