@@ -1,10 +1,10 @@
-"""Regenerates the figures of README.md and benchmarks/README.md from `benchmarks/results/<recipe>.json`.
+"""Regenerates the figures of README.md and benchmarks/README.md from `benchmarks/results/*.json`.
 
 usage: python docs/figures.py [--check] [--take RUN]
 
 `--take RUN` first copies what the pages quote out of a run folder into the JSON file of its recipe; `--check` changes
-nothing and exits with 1 where a page is stale. On a page the figures stand between `<!-- figures: <recipe> -->` and
-`<!-- end -->`.
+nothing and exits with 1 where a page is stale. On a page the figures stand between `<!-- figures: <recipe> -->`, or
+`<!-- bench: <claim> -->` for a benchmark's, and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmark_tables import table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
-PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- (figures|bench): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def take(run: Path) -> None:
@@ -71,6 +73,12 @@ def _interval(bounds: list[float]) -> str:
     return f"[{_points(bounds[0])}, {_points(bounds[1])}]"
 
 
+def _fresh(place: re.Match[str]) -> str:
+    """A marked place with its figures written anew."""
+    opening, kind, name, end = place.groups()
+    return f"{opening}{block(name) if kind == 'figures' else table(RESULTS / f'{name}.json')}\n{end}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
@@ -81,7 +89,7 @@ def main() -> int:
     stale = False
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        fresh = PLACE.sub(lambda match: f"{match[1]}{block(match[2])}\n{match[3]}", text)
+        fresh = PLACE.sub(_fresh, text)
         stale |= fresh != text
         if not arguments.check:
             page.write_text(fresh, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""A benchmark's JSON as the table and sentences of benchmarks/README.md; `docs/figures.py` puts them there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOUBTFUL = 0.06
+"""Others' share of the machine above which a line is marked."""
+HEAD = "| work | ours | peer | ratio | target | memory above the model, ours : peer | parity |"
+
+Row = dict[str, Any]
+
+
+def table(path: Path) -> str:
+    """The lines of a claim; the curves have tables of their own."""
+    if not path.exists():
+        return "Not measured yet."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    made = _curves(found["rows"]) if found["claim"] == "curves" else _compared(found)
+    return "\n".join([*made, "", _conditions(found)])
+
+
+def _compared(found: Row) -> list[str]:
+    lines = [HEAD, "|---|---|---|---|---|---|---|", *map(_line, found["rows"])]
+    commands = found["command"] if isinstance(found["command"], dict) else {found["peer"]: found["command"]}
+    said = [f"{name}: `{command}`" for name, command in commands.items()]
+    if any(max(row["foreign_cpu_share"].values()) > DOUBTFUL for row in found["rows"]):
+        said.append(f"\\* others took more than {DOUBTFUL:.0%} of the machine meanwhile: doubtful.")
+    return [*lines, "", *(f"- {sentence}" for sentence in said)]
+
+
+def _line(row: Row) -> str:
+    doubtful = "\\*" if max(row["foreign_cpu_share"].values()) > DOUBTFUL else ""
+    target = "" if row["target"] is None else f"{row['target']:g} {_met(row['ratio'] >= row['target'])}"
+    parity = row["parity"] + ("" if row["parity_holds"] is None else f" {_met(row['parity_holds'])}")
+    named = f"{row['work']} at batch {row['batch']}" if "batch" in row else row["work"]
+    times = " | ".join(f"{_three(row[side])} {row['unit']}" for side in ("ours", "peer"))
+    return f"| {named}{doubtful} | {times} | {_three(row['ratio'])} | {target} | {_memory(row)} | {parity} |"
+
+
+def _met(holds: bool) -> str:
+    return "(met)" if holds else "(missed)"
+
+
+def _memory(row: Row) -> str:
+    ours, peer = row["memory"]["ours_bytes"], row["memory"]["peer_bytes"]
+    of = f" ({row['memory_of']})" if "memory_of" in row else ""
+    return f"{ours / 1e9:.2f} : {peer / 1e9:.2f} GB = {ours / peer:.2f}{of}"
+
+
+def _three(value: float) -> str:
+    """Three figures."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _curves(rows: list[Row]) -> list[str]:
+    prefill = sorted((row for row in rows if row["curve"] == "prefill"), key=_order)
+    decode = sorted((row for row in rows if row["curve"] == "decode"), key=_order)
+    lines = ["| prefill | prompts | tokens each | seconds | tokens/s | share of the limit | memory above the model |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in prefill:
+        seconds = row["batch"] * row["length"] / row["tokens_per_second"]
+        speed, share = f"{row['tokens_per_second']:,.0f}", f"{row['share_of_limit']:.0%}"
+        lines.append(
+            f"| {row['dtype']} | {row['batch']} | {row['length']:,} | {seconds:.2f} | {speed} | {share} | {_mb(row)} |"
+        )
+    lines += ["", "| decoding | rows | tokens/s | memory above the model |", "|---|---|---|---|"]
+    for row in decode:
+        lines.append(f"| {row['dtype']} | {row['batch']} | {row['tokens_per_second']:,.0f} | {_mb(row)} |")
+    return [*lines, "", "![curves](results/curves.svg)"]
+
+
+def _order(row: Row) -> tuple[str, int, int]:
+    return row["dtype"], row["batch"], row["length"]
+
+
+def _mb(row: Row) -> str:
+    return f"{row['peak_bytes'] / 1e6:,.0f} MB"
+
+
+def _conditions(found: Row) -> str:
+    """Machine, versions and days of the figures."""
+    hardware = found["hardware"]
+    machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_bytes'] / 1e9:.0f} GB"
+    versions = {name: version for side in found["versions"].values() for name, version in side.items()}
+    kept = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "lm-eval") if name in versions)
+    days = sorted({row["date"][:10] for row in found["rows"]})
+    return f"{found['model']} on {machine}; {kept}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."
