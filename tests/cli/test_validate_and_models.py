@@ -144,6 +144,27 @@ def test_pull_checks_every_name_before_it_fetches(command: Command, monkeypatch:
     assert "did you mean 'all-minilm-l6-v2'?" in result.stderr
 
 
+def test_a_served_model_is_shown_with_its_settings_and_needs_no_pull(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = next(line for line in command("models", "list").stdout.splitlines() if line.startswith("local-server "))
+    assert row.split()[-1] == "served"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nkind: model\nsource:\n  endpoint:\n    url: https://host.example/v1\n    model: large\n"
+        "    fallback: [small]\n    key_env: HOST_KEY\n    requests_per_minute: 60\n"
+    )
+    assert "HOST_KEY, not set" in command("models", "show", str(path)).stdout
+    monkeypatch.setenv("HOST_KEY", "sk-very-secret")
+    said = command("models", "show", str(path)).stdout
+    for part in ("https://host.example/v1", "large then small", "HOST_KEY, which is set", "60 a minute", "30 days"):
+        assert part in said
+    assert "secret" not in said
+    assert (
+        "mine: nothing to pull, it is served at https://host.example/v1" in command("models", "pull", str(path)).stdout
+    )
+
+
 def test_a_name_means_a_model_or_an_embedder() -> None:
     assert named("smollm2-135m-instruct").kind == "model"
     assert named("all-minilm-l6-v2").kind == "embedder"

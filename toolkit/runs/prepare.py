@@ -14,11 +14,12 @@ from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengt
 from toolkit.errors import RecipeError, listing, nearest
 from toolkit.evaluation import metrics_for
 from toolkit.evaluation.metric import Metric
-from toolkit.inference import FoundationModel, LocalModel, Sampling
+from toolkit.inference import FoundationModel, LocalModel, RemoteModel, Sampling
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
+from toolkit.runs.hosted import falls_back, with_fallbacks
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
@@ -66,7 +67,7 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     """Loads the task and the models and checks everything that can be checked before a model call.
 
     Args:
-        load: from a catalog name to a model; by default a local one through `toolkit.models`.
+        load: from a catalog name to a model; by default through `toolkit.models`, local or served.
 
     Raises:
         ToolkitError: all that is wrong with the recipe's task, adapters, splits, contrasts or lengths.
@@ -79,10 +80,12 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     check_splits(task)
     _check_adapters(recipe, task)
     with meter.stage("load"):
-        load_once = lru_cache(maxsize=None)(load or (lambda name: load_local(name, recipe, meter)))
+        load_once = lru_cache(maxsize=None)(load or (lambda name: load_model(name, recipe, store, meter)))
         embedder = _embedder(recipe, meter)
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
+    _check_tunable(recipe, benches)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
+    recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
     for contrast in recipe.contrasts:
         check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
     for strategy in recipe.strategies:
@@ -93,16 +96,20 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     return Prepared(recipe, task, benches, sheets, metrics)
 
 
-def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
-    """A catalog entry's weights in this process."""
+def load_model(name: str, recipe: Recipe, store: Store, meter: Meter) -> FoundationModel:
+    """A catalog entry's model: served, or with its weights in this process. A server is not asked anything yet."""
     from toolkit.models import load_pretrained, resolve, tune_cpu
 
+    entry = resolve(name, "model", recipe.path)
+    if entry.source.endpoint is not None:
+        meter.event("model", model=name, url=entry.source.endpoint.url, served=list(entry.source.endpoint.models))
+        return RemoteModel.of(entry, store)
     tune_cpu()
 
     def notice(text: str) -> None:
         meter.event("notice", text=text)
 
-    loaded = load_pretrained(resolve(name, "model", recipe.path), recipe.dtype, recipe.device, notice)
+    loaded = load_pretrained(entry, recipe.dtype, recipe.device, notice)
     meter.event("model", model=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
     return LocalModel.of(loaded, recipe.batch_tokens)
 
@@ -110,7 +117,7 @@ def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
 def factor_sheet(bench: Bench) -> FactorSheet:
     conditions = bench.conditions
     return FactorSheet(
-        model=f"{bench.model.name} ({bench.model.digest[:12]})",
+        model=f"{bench.model.name} ({bench.model.digest[:12]}{falls_back(bench.model)})",
         dtype=str(bench.environment["dtype"]),
         decoding=f"at most {conditions.sampling.max_new_tokens} new tokens, greedy",
         answer_by=conditions.answer_by,
@@ -181,7 +188,7 @@ def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerB
     if asked == "likelihood" and task.contract.kind != "choice":
         raise RecipeError("answer_by: likelihood needs a choice task; use generation")
     if asked == "likelihood" and not model.can_score:
-        raise RecipeError(f"answer_by: the model '{model.name}' cannot score choices; use generation")
+        raise RecipeError(f"answer_by: the model '{model.name}' cannot score choices; use `answer_by: generation`")
     return "likelihood" if asked == "likelihood" else "generation"
 
 
@@ -213,6 +220,19 @@ def _check_adapters(recipe: Recipe, task: Task) -> None:
     ]
     if problems:
         raise RecipeError(listing(problems, "the recipe does not suit its task"))
+
+
+def _check_tunable(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
+    problems = [
+        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: the model '{benches[strategy.name].model.name}' "
+        "cannot be tuned, for its weights are not here; name a local model, for this strategy as "
+        "`model: <a key of the recipe's models>`"
+        for strategy in recipe.strategies
+        for adapter in strategy.adapters
+        if adapter.settings.tunes and not benches[strategy.name].model.can_be_tuned
+    ]
+    if problems:
+        raise RecipeError(listing(problems, "the recipe does not suit its models"))
 
 
 def _check_contrast_metrics(recipe: Recipe, known: Sequence[str]) -> None:
@@ -256,7 +276,7 @@ def code_digest() -> str:
     state = hashlib.sha256()
     root = Path(__file__).resolve().parent.parent
     for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
-        for path in sorted((root / package).glob("*.py")):
+        for path in sorted((root / package).rglob("*.py")):
             state.update(path.name.encode() + path.read_bytes())
     return state.hexdigest()[:16]
 

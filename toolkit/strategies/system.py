@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from toolkit.errors import FairnessError, OverLengthError, RecipeError
-from toolkit.inference.model import FoundationModel, Sampling
+from toolkit.inference.model import FoundationModel, Generation, Sampling
 from toolkit.prompting import shows_itself
 from toolkit.rendering.draft import Draft, Passage
 from toolkit.rendering.fit import fitted
@@ -175,7 +175,8 @@ class System:
                 token_ids=said.token_ids,
                 termination=said.termination,
                 confidence=said.confidence,
-                usage=Usage(prompt.tokens_by_origin, len(said.token_ids), 1),
+                usage=_generation_usage(prompt, said),
+                answered_by="" if said.bill is None else said.bill.model,
             )
             outputs.append(_with_prompt(output, draft, prompt))
         return outputs
@@ -216,6 +217,15 @@ def written_choices(contract: AnswerContract, example: Example) -> list[str]:
     """The texts an example's likelihoods are compared over: its labels, then the abstention phrase if there is one."""
     texts = [contract.write(label) for label in choices_of(contract, example)]
     return texts if contract.abstention is None else [*texts, contract.abstention]
+
+
+def _generation_usage(prompt: Prompt, said: Generation) -> Usage:
+    """By our own count, or by a hosted model's bills: of its prompt's tokens nobody knows the origin."""
+    if said.bill is None:
+        return Usage(prompt.tokens_by_origin, len(said.token_ids), 1)
+    bills = [item.bill for item in (said, *said.alternatives) if item.bill is not None]
+    each = [Usage({"other": bill.prompt_tokens}, bill.completion_tokens, bill.requests, bill.price) for bill in bills]
+    return sum(each[1:], each[0])
 
 
 def _wrapped(part: Part, inner: Responder) -> Responder:
