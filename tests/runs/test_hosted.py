@@ -154,6 +154,17 @@ def test_a_second_run_pays_nothing_and_says_how_old_its_answers_are(
     assert sum(server.answered.values()) - len(server.answered) == asked  # all of them again, none from the Store
 
 
+def test_answers_are_timed_as_they_were_given_and_not_asked_for_again(
+    start: Start, entry: Entry, server: FaultyServer
+) -> None:
+    server.seconds = 0.03
+    result = start({"zero_shot": []}, model=entry(), timing={"examples": 3})
+    latency = result.ledger["strategies"]["zero_shot"]["per_query"]["latency_seconds"]
+    assert latency["n"] == 3
+    assert latency["p50"] >= 0.03
+    assert set(server.answered.values()) == {1}
+
+
 def test_fresh_asks_again(start: Start, entry: Entry, server: FaultyServer) -> None:
     words = {"model": entry(), "timing": {"examples": 2}}
     start({"zero_shot": []}, **words)

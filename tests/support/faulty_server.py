@@ -108,15 +108,7 @@ def respond(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body, f
         time.sleep(server.slow_seconds)
         handler.close_connection = True
     elif fault == "dripping":
-        handler.send_response(200)
-        handler.end_headers()
-        for _ in range(20):
-            try:
-                handler.wfile.write(b" ")
-                time.sleep(server.slow_seconds / 10)
-            except OSError:
-                break
-        handler.close_connection = True
+        drip(server, handler, body)
     elif fault == "cut":
         send(handler, b'{"choices": [{"message": {"content": "4', promised=500)
     elif fault == "garbled":
@@ -129,6 +121,21 @@ def respond(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body, f
         send(handler, events(server, body)[0].encode(), kind="text/event-stream")
     else:
         answer(server, handler, body)
+
+
+def drip(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body) -> None:
+    """A whole answer, byte by byte, over more time than anybody waits for."""
+    raw = json.dumps({"choices": [{"message": {"content": "too late"}, "finish_reason": "stop"}]}).encode()
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(raw)))
+    handler.end_headers()
+    handler.close_connection = True
+    for place in range(len(raw)):
+        try:
+            handler.wfile.write(raw[place : place + 1])
+        except OSError:
+            return
+        time.sleep(server.slow_seconds / 40)
 
 
 def answer(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body) -> None:
