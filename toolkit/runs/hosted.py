@@ -69,7 +69,7 @@ def tell_accounts(models: Iterable[FoundationModel], meter: Meter) -> None:
             age = _age(account.oldest_seconds)
             said.append(f"{account.kept} answers kept from before, the oldest {age} old (`--fresh` asks again)")
         said += [f"{count} answers by the fallback {name}" for name, count in account.fallbacks.items()]
-        meter.event("notice", text=f"{model.name}: {'; '.join(said)}")
+        meter.event("notice", text=f"{model.name}: {'; '.join(said)}", settled=True)
 
 
 def _age(seconds: float) -> str:

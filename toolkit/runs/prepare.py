@@ -97,19 +97,31 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
 
 
 def load_model(name: str, recipe: Recipe, store: Store, meter: Meter) -> FoundationModel:
-    """A catalog entry's model: served, or with its weights in this process. A server is not asked anything yet."""
-    from toolkit.models import load_pretrained, resolve, tune_cpu
+    """A catalog entry's model: behind a server, which is not asked anything yet, or with its weights in this process.
+
+    Args:
+        store: keeps what the server answers.
+    """
+    from toolkit.models import resolve
 
     entry = resolve(name, "model", recipe.path)
-    if entry.source.endpoint is not None:
-        meter.event("model", model=name, url=entry.source.endpoint.url, served=list(entry.source.endpoint.models))
-        return RemoteModel.of(entry, store)
+    if entry.source.endpoint is None:
+        return load_local(name, recipe, meter)
+    model = RemoteModel.of(entry, store, lambda text: meter.event("notice", text=text, settled=True))
+    meter.event("model", model=name, url=model.endpoint.url, served=list(model.endpoint.models))
+    return model
+
+
+def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
+    """A catalog entry's weights in this process."""
+    from toolkit.models import load_pretrained, resolve, tune_cpu
+
     tune_cpu()
 
     def notice(text: str) -> None:
         meter.event("notice", text=text)
 
-    loaded = load_pretrained(entry, recipe.dtype, recipe.device, notice)
+    loaded = load_pretrained(resolve(name, "model", recipe.path), recipe.dtype, recipe.device, notice)
     meter.event("model", model=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
     return LocalModel.of(loaded, recipe.batch_tokens)
 

@@ -51,12 +51,21 @@ def time_passed() -> ShortClock:
 
 
 @pytest.fixture
-def make_model(server: FaultyServer, time_passed: ShortClock, tmp_path: Path) -> Callable[..., RemoteModel]:
+def told() -> list[str]:
+    """What models say while they wait."""
+    return []
+
+
+@pytest.fixture
+def make_model(
+    server: FaultyServer, time_passed: ShortClock, tmp_path: Path, told: list[str]
+) -> Callable[..., RemoteModel]:
     """A model over the faulty server; settings are the endpoint's, `store` names a folder of this test's."""
 
     def make(store: str = "store", clock: Clock | None = None, **settings: Any) -> RemoteModel:
         values = {"url": server.url, "model": "small", "concurrency": 2, "timeout_seconds": 5.0, **settings}
-        return RemoteModel("served", EndpointSource(**values), Store(tmp_path / store), clock or time_passed.clock())
+        chosen = clock or time_passed.clock()
+        return RemoteModel("served", EndpointSource(**values), Store(tmp_path / store), chosen, told.append)
 
     return make
 

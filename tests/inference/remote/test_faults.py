@@ -45,21 +45,25 @@ def _real_but_for_waits(time_passed: Any) -> Clock:
 
 
 def test_a_full_server_is_left_alone_for_as_long_as_it_asks(
-    server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt]
+    server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt], told: list[str]
 ) -> None:
     server.faults.append("429")
     texts(make_model(concurrency=1), prompts[:1])
     assert len(time_passed.waits) == 1
     assert 7.0 <= time_passed.waits[0] < 7.5
+    assert told == []
 
 
-def test_a_date_in_retry_after_is_honoured(
-    server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt]
+def test_a_date_in_retry_after_is_honoured_and_a_long_wait_told(
+    server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt], told: list[str]
 ) -> None:
     server.faults.append("429")
     server.retry_after = "Fri, 15 Jan 2027 08:00:42 GMT"  # 42 seconds after the test's clock
     texts(make_model(concurrency=1), prompts[:1])
     assert 42.0 <= time_passed.waits[0] < 42.5
+    (line,) = told
+    assert line.startswith("served: status 429")
+    assert line.endswith("waiting 42 s before it is asked again")
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(

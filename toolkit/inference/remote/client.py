@@ -16,6 +16,9 @@ from toolkit.inference.remote.retry import LONGEST_ASKED_SECONDS, backoff_second
 from toolkit.inference.remote.wire import Wire
 from toolkit.models.endpoint import EndpointSource
 
+LONG_WAIT_SECONDS = 10.0
+"""From here on a wait is told: silence would be taken for a stop."""
+
 
 class NoAnswer(Exception):
     """A request failed for good. `faults` are the last ones of each model asked, in order."""
@@ -31,16 +34,19 @@ class Client:
     """How one endpoint is asked. Safe to use from several threads.
 
     Args:
+        notice: told of long waits, by one thread at a time.
         jitter: numbers in [0, 1).
     """
 
     endpoint: EndpointSource
     clock: Clock
+    notice: Callable[[str], None]
     jitter: Callable[[], float] = random.SystemRandom().random
 
     def __post_init__(self) -> None:
         self._limit = RateLimit(self.endpoint.requests_per_minute, self.clock)
         self._unknown: dict[str, Unknown] = {}
+        self._told = threading.Lock()
 
     def ask(self, wire: Wire, request: Request, stop: threading.Event) -> Kept:
         """The answer of the first model that gives one.
@@ -87,6 +93,9 @@ class Client:
     def _wait(self, repeated: int, fault: Passing, stop: threading.Event) -> None:
         """Waits before the request is repeated."""
         seconds = backoff_seconds(repeated, fault.wait_seconds, self.jitter())
+        if seconds >= LONG_WAIT_SECONDS:
+            with self._told:
+                self.notice(f"{fault.reason}; waiting {seconds:.0f} s before it is asked again")
         if fault.wait_seconds is not None:
             self._limit.hold(seconds)  # the other threads' requests would be refused as well
         else:

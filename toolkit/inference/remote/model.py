@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,19 +56,28 @@ class RemoteModel:
         endpoint: where and how to ask.
         store: keeps the journal of answers.
         clock: for tests.
+        notice: told, in one line, of waits long enough to be taken for a stop.
     """
 
     can_score = False
     can_be_tuned = False
 
-    def __init__(self, name: str, endpoint: EndpointSource, store: Store, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: EndpointSource,
+        store: Store,
+        clock: Clock | None = None,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.digest = endpoint.digest
         self.renderer = Renderer(None)
         self.context_tokens = endpoint.context_tokens
         self._clock = clock if clock is not None else Clock()
-        self._client = Client(endpoint, self._clock)
+        tell = notice if notice is not None else _say_nothing
+        self._client = Client(endpoint, self._clock, lambda text: tell(f"{name}: {text}"))
         self._journal = Journal(store, endpoint.expires_days)
         self._prices = prices_for(endpoint)
         self._answered: dict[str, Kept] = {}
@@ -77,7 +86,7 @@ class RemoteModel:
         """What the answers taken from the journal took when they were given, all together: for timings."""
 
     @classmethod
-    def of(cls, entry: Entry, store: Store) -> RemoteModel:
+    def of(cls, entry: Entry, store: Store, notice: Callable[[str], None] | None = None) -> RemoteModel:
         """From a catalogue entry.
 
         Raises:
@@ -85,7 +94,7 @@ class RemoteModel:
         """
         if entry.source.endpoint is None:
             raise ModelError(f"'{entry.name}' is no served model: its source is {entry.source}")
-        return cls(entry.name, entry.source.endpoint, store)
+        return cls(entry.name, entry.source.endpoint, store, notice=notice)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
         """One answer a prompt, in order. Equal prompts are asked once.
@@ -187,6 +196,10 @@ class RemoteModel:
         bill = Bill(reply.prompt_tokens or 0, reply.completion_tokens or 0, price, kept.model, kept.requests)
         text, cut = _cut(reply.text, sampling.stop)
         return Generation(text.strip(), (), "stop" if cut else reply.termination, reply.confidence, bill=bill)
+
+
+def _say_nothing(text: str) -> None:
+    """Where nobody listens."""
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

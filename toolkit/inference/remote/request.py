@@ -16,6 +16,8 @@ from toolkit.tasks.messages import Message
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 LARGEST_SEED = 2**31
 """Some servers take a signed 32-bit seed."""
+FORMAT = 1
+"""Of what the journal keeps; another is not read."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def _request(prompt: Prompt, sampling: Sampling, endpoint: EndpointSource, sampl
     if endpoint.logprobs:
         content["logprobs"] = True if endpoint.api == "chat" else 1
     about = {"url": endpoint.url, "models": endpoint.models, "api": endpoint.api, "body": content, "sample": sample}
-    return Request(content, sample, key_of({"answer": about}))
+    return Request(content, sample, key_of({"answer": about, "format": FORMAT}))
 
 
 def plain_text(messages: Sequence[Message]) -> str:
