@@ -111,6 +111,9 @@ def make_module() -> Callable[..., Any]:
         "qwen3": (tf.Qwen3Config, usual),
         "mistral": (tf.MistralConfig, {**usual, "sliding_window": None}),
         "smollm3": (tf.SmolLM3Config, usual),
+        "gemma": (tf.GemmaConfig, usual),
+        "gemma2": (tf.Gemma2Config, {**usual, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}),
+        "gemma3_text": (tf.Gemma3TextConfig, {**usual, "query_pre_attn_scalar": 8}),
         "gpt2": (
             tf.GPT2Config,
             {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, **ends},
@@ -120,6 +123,7 @@ def make_module() -> Callable[..., Any]:
     made: dict[str, Any] = {}
 
     def make(family: str, fresh: bool = False, attention: str = "sdpa", **changes: Any) -> Any:
+        attention = "eager" if family == "gemma2" else attention  # its soft cap is not in sdpa
         name = f"{family}/{attention}/{sorted(changes.items())}"
         if fresh or name not in made:
             settings, values = families[family]

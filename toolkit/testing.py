@@ -165,7 +165,7 @@ def _bench(task: Task, model: FoundationModel, store: Path, encoder: Encoder | N
             task.contract,
             "likelihood" if scores else "generation",
             Sampling(16),
-            task.shared_groups is not None,
+            shared_groups=task.shared_groups is not None,
         ),
         environment={},
         embedder=None if encoder is None else lambda: encoder,

@@ -11,9 +11,10 @@ import torch
 
 from toolkit.errors import ModelError
 from toolkit.inference import LocalModel, Sampling
-from toolkit.inference.decoding import plain_greedy
-from toolkit.inference.local import SHORTEST_PREFIX_TOKENS
-from toolkit.inference.scoring import plain_scores
+from toolkit.inference.local import PREFIX_STEP, SMALLEST_PASS
+from toolkit.inference.packed import Packed
+from toolkit.inference.plain import plain_answers, plain_scores
+from toolkit.inference.sampling import Picker, Row
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering import Draft, Prompt, Renderer, Template
 from toolkit.tasks.task import Task
@@ -36,10 +37,11 @@ def test_prompts_of_a_task_share_a_prefix_long_enough_to_be_prefilled(
 ) -> None:
     tiny_model.generate(prompts, SAMPLING)
     assert tiny_model._prefix is not None
-    assert len(tiny_model._prefix.token_ids) >= SHORTEST_PREFIX_TOKENS
+    assert len(tiny_model._prefix) >= PREFIX_STEP
+    assert len(tiny_model._prefix) % PREFIX_STEP == 0
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])
 @pytest.mark.parametrize("batch_tokens", [1, 300, 4096])
 def test_answers_and_scores_are_those_of_the_reference(
     make_module: Callable[..., Any],
@@ -53,7 +55,8 @@ def test_answers_and_scores_are_those_of_the_reference(
     model = LocalModel(module, renderer, family, "digest", 512, batch_tokens)
     rows = [prompt.token_ids for prompt in prompts]
     with torch.inference_mode():
-        wanted = plain_greedy(module, rows, renderer.stop_ids, 6)
+        wanted = [Row() for _ in rows]
+        plain_answers(module, rows, wanted, Picker(SAMPLING, renderer.stop_ids, renderer.decode))
         scores = plain_scores(module, rows, [tuple(row) for row in choices])
     said = model.generate(prompts, SAMPLING)
     assert [one.token_ids for one in said] == [tuple(row.token_ids) for row in wanted]
@@ -63,7 +66,7 @@ def test_answers_and_scores_are_those_of_the_reference(
         assert found == pytest.approx(right, abs=1e-4)
 
 
-def test_an_unknown_family_never_meets_the_fast_road(
+def test_an_unknown_family_never_meets_the_packed_path(
     make_module: Callable[..., Any],
     renderer: Renderer,
     prompts: list[Prompt],
@@ -71,8 +74,8 @@ def test_an_unknown_family_never_meets_the_fast_road(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = LocalModel(make_module("gpt_neox"), renderer, "neox", "digest", 512)
-    assert not model.fast
-    monkeypatch.setattr("toolkit.inference.decoding.greedy", None)
+    assert model.path.startswith("plain: the family 'gpt_neox'")
+    monkeypatch.setattr("toolkit.inference.decoding.decode", None)
     monkeypatch.setattr("toolkit.inference.scoring.tree_scores", None)
     assert len(model.generate(prompts, SAMPLING)) == len(model.score(prompts, choices)) == len(prompts)
 
@@ -112,7 +115,7 @@ def test_a_prefix_of_other_prompts_is_not_used(
     fresh = LocalModel(tiny_model.module, renderer, "fresh", "digest", 512)
     assert tiny_model.generate(other, SAMPLING) == fresh.generate(other, SAMPLING)
     assert fresh._prefix is not None
-    assert fresh._prefix.token_ids[:20] == tuple(range(40, 60))
+    assert fresh._prefix.token_ids[:16] == tuple(range(40, 56))
 
 
 def test_answering_leaves_weights_mode_and_generator_alone(
@@ -133,3 +136,68 @@ def test_prompts_without_token_ids_are_refused(tiny_model: LocalModel) -> None:
 
 def test_no_prompts_give_no_answers(tiny_model: LocalModel) -> None:
     assert tiny_model.generate([], SAMPLING) == tiny_model.score([], []) == []
+
+
+def test_identical_requests_are_computed_once(
+    tiny_model: LocalModel,
+    prompts: list[Prompt],
+    choices: list[list[tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, scores = tiny_model.generate(prompts[:2], SAMPLING), tiny_model.score(prompts[:2], choices[:2])
+    packed: list[int] = []
+    real = Packed.forward
+    monkeypatch.setattr(Packed, "forward", lambda self, ids, *rest: packed.append(len(ids)) or real(self, ids, *rest))
+    tiny_model.generate(prompts[:2], SAMPLING)
+    tiny_model.score(prompts[:2], choices[:2])
+    once = list(packed)
+    packed.clear()
+    assert tiny_model.generate([*prompts[:2], *prompts[:2]], SAMPLING) == [*said, *said]
+    assert tiny_model.score([*prompts[:2]] * 3, [*choices[:2]] * 3) == scores * 3
+    assert packed == once
+
+
+def test_memory_does_not_grow_with_the_prompt(make_module: Callable[..., Any], renderer: Renderer) -> None:
+    """No pass is longer than asked for, however long the prompt."""
+    module = make_module("llama", max_position_embeddings=4096)
+    sizes: list[int] = []
+    real = Packed.forward
+    long = [Prompt((), tuple(4 + place % 250 for place in range(size)), {}, str(size)) for size in (3000, 2900)]
+    model = LocalModel(module, renderer, "long", "digest", 4096, batch_tokens=256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Packed, "forward", lambda self, ids, *rest: sizes.append(len(ids)) or real(self, ids, *rest))
+        said = model.generate(long, Sampling(3))
+    assert max(sizes) <= 256 + len(long)
+    assert said == LocalModel(module, renderer, "long", "digest", 4096, batch_tokens=8192).generate(long, Sampling(3))
+
+
+def test_a_gpu_out_of_memory_halves_the_pass_and_the_work_is_done_again(
+    tiny_model: LocalModel,
+    prompts: list[Prompt],
+    choices: list[list[tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, scores = tiny_model.generate(prompts, SAMPLING), tiny_model.score(prompts, choices)
+    real, tried = Packed.forward, []
+
+    def full(self: Packed, ids: Any, *rest: Any) -> Any:
+        tried.append(self.pass_tokens)
+        if self.pass_tokens > 1024:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, ids, *rest)
+
+    monkeypatch.setattr(Packed, "forward", full)
+    assert tiny_model.generate(prompts, SAMPLING) == said
+    assert tried[:3] == [4096, 2048, 1024]
+    for found, right in zip(tiny_model.score(prompts, choices), scores, strict=True):
+        assert found == pytest.approx(right, abs=1e-4)
+    monkeypatch.setattr(Packed, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError):
+        tiny_model.generate(prompts, SAMPLING)
+    assert tiny_model._packed.pass_tokens >= SMALLEST_PASS
+
+
+def test_the_base_keeps_its_own_attention(tiny_model: LocalModel, prompts: list[Prompt]) -> None:
+    before = tiny_model.module.config._attn_implementation
+    tiny_model.generate(prompts, SAMPLING)
+    assert tiny_model.module.config._attn_implementation == before == "sdpa"

@@ -1,4 +1,4 @@
-"""The fast roads give what the plain ones give: any batch budget, order, shared prefix, family and attention."""
+"""The packed path gives what the plain one gives: any pass size, order, shared prefix, family and window."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.inference.decoding import greedy, plain_greedy
-from toolkit.inference.forward import (
-    HEAD_ROWS,
-    PROVEN_FAMILIES,
-    Prefix,
-    common_prefix,
-    no_prefix,
-    prefill,
-    takes_tree_masks,
-)
-from toolkit.inference.scoring import build_trie, plain_scores, tree_scores
+from toolkit.inference.batches import common_prefix
+from toolkit.inference.decoding import Request, decode
+from toolkit.inference.families import PROVEN_FAMILIES, why_plain
+from toolkit.inference.model import Sampling
+from toolkit.inference.packed import HEAD_ROWS, Packed
+from toolkit.inference.plain import plain_answers, plain_scores
+from toolkit.inference.plan import QUERY_BLOCK
+from toolkit.inference.sampling import Picker, Row
+from toolkit.inference.scoring import build_trie, tree_scores
 
 Rows = list[tuple[int, ...]]
 TOLERANCE = 1e-4
+SLIDING: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 7},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    "gemma2": {"sliding_window": 7},
+    "gemma3_text": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+}
 
 
 def rows_of(seed: int, count: int, shortest: int = 1, longest: int = 12) -> Rows:
@@ -50,9 +54,9 @@ def close(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]) -
 
 
 @torch.inference_mode()
-def scored(module: Any, rows: Rows, choices: Sequence[Any], shared: tuple[int, ...], budget: int) -> Any:
-    prefix = prefill(module, shared) if shared else no_prefix()
-    return tree_scores(module, rows, [build_trie(row) for row in choices], prefix, budget)
+def scored(module: Any, rows: Rows, choices: Sequence[Any], shared: tuple[int, ...], pass_tokens: int) -> Any:
+    packed = Packed(module, pass_tokens)
+    return tree_scores(packed, rows, [build_trie(row) for row in choices], packed.prefill(shared))
 
 
 @torch.inference_mode()
@@ -60,70 +64,110 @@ def plainly_scored(module: Any, rows: Rows, choices: Sequence[Any], shared: tupl
     return plain_scores(module, [(*shared, *row) for row in rows], choices)
 
 
-@torch.inference_mode()
-def decoded(module: Any, rows: Rows, shared: tuple[int, ...], stops: frozenset[int], cap: int, budget: int) -> Any:
-    prefix: Prefix = prefill(module, shared) if shared else no_prefix()
-    return greedy(module, rows, prefix, stops, cap, budget)
+def picker(stops: frozenset[int], cap: int) -> Picker:
+    return Picker(Sampling(cap), stops, lambda ids: "".join(map(chr, ids)))
 
 
 @torch.inference_mode()
-def plainly_decoded(module: Any, rows: Rows, shared: tuple[int, ...], stops: frozenset[int], cap: int) -> Any:
-    return plain_greedy(module, [(*shared, *row) for row in rows], stops, cap)
+def decoded(
+    module: Any,
+    rows: Rows,
+    shared: tuple[int, ...],
+    stops: frozenset[int],
+    cap: int,
+    pass_tokens: int,
+    kept_tokens: int = 100_000,
+) -> list[Row]:
+    packed, answers = Packed(module, pass_tokens), [Row() for _ in rows]
+    requests = [Request(row, [answer]) for row, answer in zip(rows, answers, strict=True)]
+    decode(packed, requests, packed.prefill(shared), picker(stops, cap), kept_tokens)
+    return answers
 
 
-def same_answers(found: Any, wanted: Any) -> None:
+@torch.inference_mode()
+def plainly_decoded(module: Any, rows: Rows, shared: tuple[int, ...], stops: frozenset[int], cap: int) -> list[Row]:
+    answers = [Row() for _ in rows]
+    plain_answers(module, [(*shared, *row) for row in rows], answers, picker(stops, cap))
+    return answers
+
+
+def same_answers(found: Sequence[Row], wanted: Sequence[Row]) -> None:
     assert [(row.token_ids, row.termination) for row in found] == [(row.token_ids, row.termination) for row in wanted]
     assert [row.confidence for row in found] == pytest.approx([row.confidence for row in wanted], abs=TOLERANCE)
 
 
+def sliding(make_module: Callable[..., Any], family: str) -> Any:
+    return make_module(family, **SLIDING[family])
+
+
 def test_every_proven_family_has_a_tiny_model_here(make_module: Callable[..., Any]) -> None:
-    assert all(takes_tree_masks(make_module(family)) for family in PROVEN_FAMILIES)
+    assert [why_plain(make_module(family)) for family in PROVEN_FAMILIES] == [None] * len(PROVEN_FAMILIES)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
-def test_tree_scores_are_the_plain_ones(
-    make_module: Callable[..., Any], family: str, attention: str, shared: tuple[int, ...]
-) -> None:
-    module = make_module(family, attention=attention)
-    rows = rows_of(1, 5)
+def test_tree_scores_are_the_plain_ones(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
+    module, rows = make_module(family), rows_of(1, 5)
     wanted = plainly_scored(module, rows, CHOICES, shared)
-    for budget in (1, 40, 10_000):
-        close(scored(module, rows, CHOICES, shared, budget), wanted)
+    for pass_tokens in (1, 16, 10_000):
+        close(scored(module, rows, CHOICES, shared, pass_tokens), wanted)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
 def test_greedy_answers_are_the_plain_ones(
-    make_module: Callable[..., Any], family: str, attention: str, shared: tuple[int, ...]
+    make_module: Callable[..., Any], family: str, shared: tuple[int, ...]
 ) -> None:
-    module = make_module(family, attention=attention)
-    rows = rows_of(2, 6)
+    module, rows = make_module(family), rows_of(2, 6)
     said = plainly_decoded(module, rows, shared, frozenset(), 9)
     stops = frozenset({said[0].token_ids[1], said[2].token_ids[5], said[4].token_ids[0]}) - set(said[1].token_ids)
     wanted = plainly_decoded(module, rows, shared, stops, 9)
-    assert {row.termination for row in wanted} == {"stop", "length"}
-    for budget in (1, 45, 10_000):
-        same_answers(decoded(module, rows, shared, stops, 9, budget), wanted)
+    assert "length" in {row.termination for row in wanted}
+    for pass_tokens, kept_tokens in ((1, 1), (16, 60), (10_000, 100_000)):
+        same_answers(decoded(module, rows, shared, stops, 9, pass_tokens, kept_tokens), wanted)
 
 
-@settings(deadline=None, max_examples=25)
+@pytest.mark.parametrize("family", sorted(SLIDING))
+@pytest.mark.parametrize("shared", [(), tuple(range(50, 61))], ids=["alone", "behind a prefix"])
+def test_sliding_windows_are_kept(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
+    module, rows = sliding(make_module, family), rows_of(5, 5, longest=20)
+    assert why_plain(module) is None
+    scores = plainly_scored(module, rows, CHOICES, shared)
+    unbounded = plainly_scored(make_module(family), rows, CHOICES, shared)
+    assert any(one != pytest.approx(other, abs=1e-2) for one, other in zip(scores, unbounded, strict=True))
+    answers = plainly_decoded(module, rows, shared, frozenset({2}), 9)
+    for pass_tokens in (6, 10_000):
+        close(scored(module, rows, CHOICES, shared, pass_tokens), scores)
+        same_answers(decoded(module, rows, shared, frozenset({2}), 9, pass_tokens), answers)
+
+
+@settings(deadline=None, max_examples=40)
 @given(
+    family=st.sampled_from(["llama", "gemma2", "gpt2"]),
     seed=st.integers(0, 10_000),
     count=st.integers(1, 6),
     prefix=st.integers(0, 6),
-    budget=st.integers(1, 200),
+    pass_tokens=st.integers(1, 60),
+    kept_tokens=st.integers(1, 120),
     cap=st.integers(1, 7),
 )
-def test_any_rows_budget_and_prefix_decode_alike(
-    make_module: Callable[..., Any], seed: int, count: int, prefix: int, budget: int, cap: int
+def test_any_rows_passes_slots_and_prefix_decode_alike(
+    make_module: Callable[..., Any],
+    family: str,
+    seed: int,
+    count: int,
+    prefix: int,
+    pass_tokens: int,
+    kept_tokens: int,
+    cap: int,
 ) -> None:
-    module = make_module("llama")
+    module = make_module(family)
     rows, shared = rows_of(seed, count), tuple(range(100, 100 + prefix))
     stops = frozenset(random.Random(seed).sample(range(300), 40))
-    same_answers(decoded(module, rows, shared, stops, cap, budget), plainly_decoded(module, rows, shared, stops, cap))
+    same_answers(
+        decoded(module, rows, shared, stops, cap, pass_tokens, kept_tokens),
+        plainly_decoded(module, rows, shared, stops, cap),
+    )
 
 
 @st.composite
@@ -133,19 +177,33 @@ def choice_rows(draw: st.DrawFn) -> list[tuple[tuple[int, ...], ...]]:
     return draw(st.lists(st.lists(choice, min_size=1, max_size=6).map(tuple), min_size=1, max_size=5))
 
 
-@settings(deadline=None, max_examples=25)
-@given(choices=choice_rows(), seed=st.integers(0, 10_000), prefix=st.integers(0, 6), budget=st.integers(1, 200))
+@settings(deadline=None, max_examples=40)
+@given(
+    family=st.sampled_from(["llama", "gemma2", "gpt2"]),
+    choices=choice_rows(),
+    seed=st.integers(0, 10_000),
+    prefix=st.integers(0, 6),
+    pass_tokens=st.integers(1, 80),
+)
 def test_any_choices_score_alike(
-    make_module: Callable[..., Any], choices: list[Any], seed: int, prefix: int, budget: int
+    make_module: Callable[..., Any], family: str, choices: list[Any], seed: int, prefix: int, pass_tokens: int
 ) -> None:
-    module = make_module("llama")
+    module = make_module(family)
     rows, shared = rows_of(seed, len(choices)), tuple(range(100, 100 + prefix))
-    close(scored(module, rows, choices, shared, budget), plainly_scored(module, rows, choices, shared))
+    close(scored(module, rows, choices, shared, pass_tokens), plainly_scored(module, rows, choices, shared))
+
+
+def test_a_prompt_longer_than_a_block_of_queries(make_module: Callable[..., Any]) -> None:
+    module, rows = make_module("llama"), rows_of(6, 2, QUERY_BLOCK + 20, QUERY_BLOCK + 40)
+    close(scored(module, rows, CHOICES[:2], (), 10_000), plainly_scored(module, rows, CHOICES[:2], ()))
+    wanted = plainly_decoded(module, rows, (), frozenset(), 4)
+    same_answers(decoded(module, rows, (), frozenset(), 4, 10_000), wanted)
+    same_answers(decoded(module, rows, (), frozenset(), 4, 100), wanted)
 
 
 def test_more_scored_rows_than_the_head_takes_at_once(make_module: Callable[..., Any]) -> None:
     module, rows = make_module("llama"), rows_of(3, 2)
-    many = tuple((token, token + 1, 2) for token in range(4, 4 + HEAD_ROWS // 2 + 20))
+    many = tuple((token, token + 1, 2) for token in range(4, 4 + HEAD_ROWS + 20))
     close(scored(module, rows, [many, many], (), 10_000), plainly_scored(module, rows, [many, many], ()))
 
 
@@ -158,47 +216,64 @@ def test_the_order_of_rows_changes_nothing(make_module: Callable[..., Any]) -> N
     )
 
 
-def test_finished_rows_leave_the_batch(make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    import toolkit.inference.decoding as decoding
-
-    module, rows = make_module("llama"), rows_of(2, 8)
+def test_finished_rows_leave_and_waiting_ones_enter(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, rows = make_module("llama"), rows_of(2, 12, 5, 9)
     firsts = [row.token_ids for row in plainly_decoded(module, rows, (), frozenset(), 6)]
-    keep = firsts[0]
-    stops = frozenset(row[0] for row in firsts) - set(keep)
-    assert len(stops) >= 4
-    sizes = []
-    real = decoding.body
-    monkeypatch.setattr(decoding, "body", lambda module, ids, *rest: sizes.append(len(ids)) or real(module, ids, *rest))
-    found = decoded(module, rows, (), stops, 6, 10_000)
+    stops = frozenset(row[0] for row in firsts[1:7]) - set(firsts[0])
+    passes = []
+    real = Packed.forward
+
+    def watched(self: Packed, ids: Any, positions: Any, plan: Any) -> Any:
+        passes.append((len(plan.steps.lengths) if plan.steps else 0, len(plan.stretches)))
+        return real(self, ids, positions, plan)
+
+    monkeypatch.setattr(Packed, "forward", watched)
+    found = decoded(module, rows, (), stops, 6, 10_000, kept_tokens=4 * 15)
+    monkeypatch.undo()
     same_answers(found, plainly_decoded(module, rows, (), stops, 6))
-    assert sizes[0] == 8
-    assert sizes[-1] < 5
+    assert sum(entered for _, entered in passes) == len(rows)
+    assert max(live for live, _ in passes) <= 4
+    assert any(live and entered for live, entered in passes), "nobody entered while others went on"
+    assert passes[-1][0] < max(live for live, _ in passes)
 
 
 def test_a_batch_all_of_whose_rows_stop_makes_no_further_pass(
     make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import toolkit.inference.decoding as decoding
-
     module, rows = make_module("llama"), rows_of(2, 3)
     calls = []
-    real = decoding.body
-    monkeypatch.setattr(decoding, "body", lambda *given: calls.append(1) or real(*given))
+    real = Packed.forward
+    monkeypatch.setattr(Packed, "forward", lambda *given: calls.append(1) or real(*given))
     found = decoded(module, rows, (), frozenset(range(300)), 50, 10_000)
     assert [(row.token_ids, row.termination) for row in found] == [([], "stop")] * 3
     assert len(calls) == 1
 
 
-def test_sliding_windows_and_unknown_families_take_the_plain_road(make_module: Callable[..., Any]) -> None:
-    assert not takes_tree_masks(make_module("gpt_neox"))
-    assert not takes_tree_masks(make_module("mistral", sliding_window=8))
-    assert not takes_tree_masks(make_module("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1))
+def test_what_cannot_be_proven_takes_the_plain_path_and_says_why(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "gpt_neox" in (why_plain(make_module("gpt_neox")) or "")
+    odd = make_module("llama", fresh=True)
+    odd.config.layer_types = ["linear_attention", "full_attention"]
+    assert "linear_attention" in (why_plain(odd) or "")
+    cross = make_module("gpt2", fresh=True)
+    cross.config.add_cross_attention = True
+    assert why_plain(cross) == "it attends to another model"
 
 
-def test_attention_that_takes_no_mask_of_its_own_takes_the_plain_road(make_module: Callable[..., Any]) -> None:
+def test_a_family_that_computes_otherwise_than_it_says_is_found_out(make_module: Callable[..., Any]) -> None:
     module = make_module("llama", fresh=True)
-    module.config._attn_implementation = "flash_attention_2"
-    assert not takes_tree_masks(module)
+    real = module.model.layers[0].self_attn.forward
+
+    def leaning(*given: Any, **named: Any) -> Any:
+        """An attention layer of a release to come, which looks at the padding of its batch."""
+        answer, shares = real(*given, **named)
+        return answer + 0.5 * named["hidden_states"].mean(dim=1, keepdim=True), shares
+
+    module.model.layers[0].self_attn.forward = leaning
+    assert "differ" in (why_plain(module) or "")
 
 
 @settings(deadline=None)

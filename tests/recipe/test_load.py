@@ -7,6 +7,7 @@ import pytest
 
 from toolkit.errors import RecipeError
 from toolkit.recipe import ContrastSpec, StrategyOverrides, load_recipe
+from toolkit.recipe.schema import StrategyDecoding
 from toolkit.tasks.schema import InlineTask
 
 Write = Callable[[str], Path]
@@ -39,14 +40,14 @@ def test_the_quickstart_recipe_loads(write: Write) -> None:
         ("lora", "tune"),
     ]
     assert recipe.strategy("lora").seeded
-    assert (recipe.max_new_tokens, recipe.seeds, recipe.timing_examples) == (24, (0,), 8)
+    assert (recipe.decoding.max_new_tokens, recipe.seeds, recipe.timing_examples) == (24, (0,), 8)
     assert recipe.contrasts == tuple(ContrastSpec(name, "zero_shot") for name in ("few_shot", "rag", "lora"))
 
 
 def test_defaults_are_filled_in(write: Write) -> None:
     recipe = load_recipe(write("task: t\nmodel: m\nstrategies: {only: [retrieve]}\n"))
     assert (recipe.template, recipe.dtype, recipe.device, recipe.over_length) == ("answer", "auto", "auto", "stop")
-    assert (recipe.max_new_tokens, recipe.timing_examples) == (32, 32)
+    assert (recipe.decoding.max_new_tokens, recipe.timing_examples) == (32, 32)
     assert (recipe.chunk_examples, recipe.batch_tokens, recipe.seeds, recipe.alpha) == (32, 4096, (0,), 0.05)
     assert recipe.description == ""
     nothing = (recipe.embedder, recipe.answer_by, recipe.margin, recipe.limit, recipe.unequal_trials, recipe.baseline)
@@ -85,7 +86,9 @@ def test_a_strategy_may_set_model_template_answer_by_and_decoding(write: Write) 
             """
         )
     )
-    assert recipe.overrides["big"] == StrategyOverrides("large", "own", "generation", 5)
+    assert recipe.overrides["big"] == StrategyOverrides(
+        "large", "own", "generation", StrategyDecoding(max_new_tokens=5)
+    )
     assert recipe.overrides["base"] == StrategyOverrides()
     assert recipe.strategy("big").label() == "retrieve"
     assert recipe.models == {"large": "big-model"}

@@ -62,7 +62,7 @@ def test_keys_that_the_recipe_lacks_are_made(write: Write) -> None:
     recipe = load_recipe(
         write(TEXT), ["decoding.max_new_tokens=16", "strategies.new=[tune]", "contrasts.0.margin=0.1", "models.tiny=t"]
     )
-    assert recipe.max_new_tokens == 16
+    assert recipe.decoding.max_new_tokens == 16
     assert recipe.strategies[-1].name == "new"
     assert recipe.contrasts[-1].margin == 0.1
     assert recipe.models == {"large": "big", "tiny": "t"}
@@ -81,7 +81,8 @@ def test_a_later_override_wins_and_an_empty_value_is_the_default(write: Write) -
         ("seed=[1]", "seed: unknown key (did you mean 'seeds'?); allowed: name, "),
         (
             "decoding.max_new_token=3",
-            "decoding.max_new_token: unknown key (did you mean 'max_new_tokens'?); allowed: max_new_tokens",
+            "decoding.max_new_token: unknown key (did you mean 'max_new_tokens'?); "
+            "allowed: max_new_tokens, temperature, top_p, samples, stop",
         ),
         (
             "strategies.rga.retrieve.top_k=5",

@@ -21,7 +21,8 @@ KEYS = ", ".join(RecipeFile.model_fields)
         ("xyz: 1", f"xyz: unknown key; allowed: {KEYS}"),
         (
             "decoding: {max_tokens: 3}",
-            "decoding.max_tokens: unknown key (did you mean 'max_new_tokens'?); allowed: max_new_tokens",
+            "decoding.max_tokens: unknown key (did you mean 'max_new_tokens'?); "
+            "allowed: max_new_tokens, temperature, top_p, samples, stop",
         ),
         ("limit: three", "limit: must be a whole number, found 'three'"),
         ("limit: '3'", "limit: must be a whole number, found '3'"),
@@ -111,7 +112,7 @@ INSTALLED = "installed: cascade, oracle, prompt, retrieve, tune"
         ("[model: lrge]", ".0.model: 'lrge' is no key of the recipe's `models` (did you mean 'large'?); keys: large"),
         ("[model: ]", ".0.model: must have a value, found nothing"),
         ("[template: a, template: b]", ".1.template: is set twice in this strategy"),
-        ("[decoding: {}]", ".0.decoding.max_new_tokens: is missing"),
+        ("[decoding: {}]", ".0.decoding: must set at least one of max_new_tokens, temperature, top_p, samples, stop"),
         ("[decoding: {max_new_tokens: 0}]", ".0.decoding.max_new_tokens: must be at least 1, found 0"),
         ("[answer_by: magic]", ".0.answer_by: must be 'likelihood' or 'generation', found 'magic'"),
     ],

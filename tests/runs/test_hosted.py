@@ -186,6 +186,19 @@ def test_a_price_file_prices_the_run_in_its_report(start: Start, entry: Entry, t
     assert f"zero_shot: small {EXAMPLES} answers." in report
 
 
+def test_every_sample_is_asked_for_kept_and_paid(
+    start: Start, entry: Entry, server: FaultyServer, tmp_path: Path
+) -> None:
+    words = {"decoding": {"max_new_tokens": 3, "temperature": 0.7, "samples": 3}, "timing": {"examples": 1}}
+    start({"zero_shot": []}, model=entry(), **words)
+    assert set(server.answered.values()) == {1}
+    assert len(server.answered) == 3 * EXAMPLES
+    lines = read_lines(tmp_path / "run" / "outputs" / "zero_shot" / "seed-0.jsonl")
+    assert [len(line["output"]["samples"]) for line in lines] == [3] * EXAMPLES
+    rows = read_usage(tmp_path / "run" / "usage.parquet")
+    assert {(row.calls, row.completion_tokens) for row in rows} == {(3, 3)}
+
+
 def test_a_fallback_is_a_comparison_of_systems_and_says_who_answered(
     start: Start, entry: Entry, server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -196,7 +209,7 @@ def test_a_fallback_is_a_comparison_of_systems_and_says_who_answered(
         timing={"examples": 0},
     )
     (contrast,) = result.comparison["contrasts"]
-    assert contrast["varies"] == ("model",) or contrast["varies"] == ["model"]
+    assert list(contrast["varies"]) == ["model"]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
     for strategy in manifest["strategies"].values():
         assert strategy["factors"]["model"].endswith(", else other, else third)")

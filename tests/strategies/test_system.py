@@ -13,7 +13,7 @@ from toolkit.inference import LocalModel, Sampling, ScriptedModel, Weights
 from toolkit.rendering import Draft, Passage, Prompt, Renderer
 from toolkit.strategies.adapter import Adapter, Part, Responder
 from toolkit.strategies.strategy import NamedAdapter, Strategy
-from toolkit.strategies.system import Conditions, System
+from toolkit.strategies.system import Conditions, Likelihood, System
 from toolkit.tasks.contract import TextContract
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.messages import Message
@@ -227,6 +227,51 @@ def test_an_examples_own_choices_are_scored_in_their_order(
     assert whole.choice_scores is not None
     assert some.choice_scores == pytest.approx((whole.choice_scores[3], whole.choice_scores[1]), abs=1e-4)
     assert some.answer in ("top up", "card")
+
+
+def scores_by(task: Task, template: Any, model: LocalModel, likelihood: Likelihood) -> list[tuple[float, ...]]:
+    conditions = Conditions(template, task.contract, "likelihood", likelihood=likelihood)
+    return [output.choice_scores or () for output in System(PLAIN, [], model, conditions).answer(task.test)]
+
+
+def test_likelihoods_by_token_and_by_byte(choice_task: Task, template: Any, tiny_model: LocalModel) -> None:
+    labels = choice_task.contract.labels
+    sums = scores_by(choice_task, template, tiny_model, Likelihood())
+    tokens = [len(ids) for ids in tiny_model.renderer.continuations(labels)]
+    for found, row in zip(scores_by(choice_task, template, tiny_model, Likelihood("tokens")), sums, strict=True):
+        assert found == pytest.approx([score / size for score, size in zip(row, tokens, strict=True)])
+    for found, row in zip(scores_by(choice_task, template, tiny_model, Likelihood("bytes")), sums, strict=True):
+        assert found == pytest.approx([score / len(label) for score, label in zip(row, labels, strict=True)])
+
+
+def test_the_unconditional_likelihood_is_that_of_the_same_prompt_about_nothing(
+    choice_task: Task, template: Any, tiny_model: LocalModel
+) -> None:
+    blank = Example("blank", dict.fromkeys(choice_task.test[0].inputs, "N/A"))
+    conditions = Conditions(template, choice_task.contract, "likelihood")
+    (anyway,) = System(PLAIN, [], tiny_model, conditions).answer([blank])
+    sums = scores_by(choice_task, template, tiny_model, Likelihood())
+    corrected = scores_by(choice_task, template, tiny_model, Likelihood(correct="unconditional"))
+    for found, row in zip(corrected, sums, strict=True):
+        assert found == pytest.approx([a - b for a, b in zip(row, anyway.choice_scores or (), strict=True)], abs=1e-4)
+
+
+def test_the_margin_is_between_the_best_two_choices() -> None:
+    assert Output("a", "answered", choice_scores=(-3.0, -1.0, -1.5)).margin == 0.5
+    assert Output("a", "answered", choice_scores=(-3.0,)).margin is None
+    assert Output("a", "answered").margin is None
+
+
+def test_samples_stand_in_the_output_and_are_all_paid_for(
+    text_task: Task, template: Any, tiny_model: LocalModel
+) -> None:
+    sampling = Sampling(6, temperature=1.0, samples=3, seed=1)
+    conditions = Conditions(template, text_task.contract, "generation", sampling)
+    for output in System(PLAIN, [], tiny_model, conditions).answer(text_task.test):
+        assert len(output.samples) == 3
+        assert output.samples[0] == output.text
+        assert output.usage.calls == 3
+        assert output.usage.completion_tokens >= len(output.token_ids)
 
 
 def short_of(renderer: Renderer, tokens: int) -> ScriptedModel:

@@ -1,27 +1,33 @@
-"""Batches by token budget: rows of like length together, so little is padding."""
+"""Passes by token budget: rows of like length together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-KEPT_TOKENS = 8
-"""So many times the budget may stand in the key-value cache, for a shared prefix is copied for every row."""
 
+def by_budget(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Row numbers in passes, longest rows first; a pass's rows have at most `budget_tokens` tokens in all.
 
-def by_budget(lengths: Sequence[int], budget_tokens: int, prefix_tokens: int = 0) -> list[list[int]]:
-    """Row numbers in batches, longest rows first (one row always may be a batch).
-
-    Rows x longest row stays within the budget, and with the prefix each row keeps, within `KEPT_TOKENS` times it. The
-    order depends on lengths and positions only, so the same rows always meet in the same batch.
+    One row always may be a pass. The order depends on lengths and positions only, so the same rows always meet in the
+    same pass.
     """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    batches: list[list[int]] = []
-    for row in order:
-        rows = len(batches[-1]) + 1 if batches else 0
-        longest = lengths[batches[-1][0]] if batches else 0
-        kept = rows * (longest + prefix_tokens)
-        if rows and rows * longest <= budget_tokens and kept <= KEPT_TOKENS * budget_tokens:
-            batches[-1].append(row)
+    passes: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if passes and lengths[row] <= room:
+            passes[-1].append(row)
+            room -= lengths[row]
         else:
-            batches.append([row])
-    return batches
+            passes.append([row])
+            room = budget_tokens - lengths[row]
+    return passes
+
+
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
+    """Tokens all rows share at their start, at least one token of every row left over."""
+    first, last = min(rows), max(rows)
+    limit = min(len(row) for row in rows) - 1
+    for position in range(limit):
+        if first[position] != last[position]:
+            return position
+    return max(0, limit)

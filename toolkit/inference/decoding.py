@@ -1,138 +1,146 @@
-"""Greedy decoding: one prefill of the shared prefix, right-padded batches, finished rows leave.
+"""Decoding: rows in slots, one new token of each a pass; a finished row leaves, and a waiting one is prefilled in the
+same pass in which the others go on.
 
-Padding is masked by position, never by id: the pad token may be the stop token.
+Prompts behind one prefix share its keys; samples of one prompt share its prefill.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from toolkit.inference.batches import by_budget
-from toolkit.inference.forward import Prefix, body, head
-from toolkit.tasks.output import Termination
+from toolkit.inference.keys_values import Prefix, Slots
+from toolkit.inference.packed import Packed
+from toolkit.inference.plan import Plan, Steps, Stretch, stretches
+from toolkit.inference.sampling import Picker, Row
+
+MOST_SLOTS = 64
+REFILL_SHARE = 8
+"""Waiting rows enter once an eighth of the slots is free: a pass for one short prompt is mostly overhead."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt behind the prefix, and the answers it is to get: one, or several samples."""
+
+    token_ids: Sequence[int]
+    answers: Sequence[Row]
 
 
 @dataclass
-class Row:
-    """One answer being decoded."""
+class Live:
+    """A row under way: its answer, and its own tokens in the slot."""
 
-    token_ids: list[int] = field(default_factory=list)
-    log_probability: float = 0.0
-    termination: Termination = "length"
-
-    @property
-    def confidence(self) -> float:
-        """Geometric mean probability of the tokens said, the stop included."""
-        said = len(self.token_ids) + (self.termination == "stop")
-        return math.exp(self.log_probability / said) if said else 0.0
+    answer: Row
+    kept: int
 
 
-def greedy(
-    module: Any,
-    rows: Sequence[Sequence[int]],
-    prefix: Prefix,
-    stop_ids: frozenset[int],
-    max_new_tokens: int,
-    budget_tokens: int,
-) -> list[Row]:
-    """Answers for rows of token ids behind the prefix, at least one token each."""
-    answers = [Row() for _ in rows]
-    lengths = [len(row) + max_new_tokens for row in rows]
-    for batch in by_budget(lengths, budget_tokens, len(prefix.token_ids)):
-        _decode(module, [rows[i] for i in batch], [answers[i] for i in batch], prefix, stop_ids, max_new_tokens)
-    return answers
+def decode(packed: Packed, requests: Sequence[Request], prefix: Prefix, picker: Picker, kept_tokens: int) -> None:
+    """Decodes every request to its end.
+
+    Args:
+        kept_tokens: keys and values of so many tokens are kept at once (at least one request's).
+    """
+    for wave, capacity in _waves(requests, picker.sampling.max_new_tokens):
+        needed = max(len(request.answers) for request in wave)
+        wanted = sum(len(request.answers) for request in wave)
+        rows = max(needed, min(wanted, MOST_SLOTS, kept_tokens // capacity))
+        _Wave(packed, prefix, picker, wave, Slots(rows, capacity)).run()
 
 
-def _decode(
-    module: Any,
-    rows: Sequence[Sequence[int]],
-    answers: list[Row],
-    prefix: Prefix,
-    stop_ids: frozenset[int],
-    max_new_tokens: int,
-) -> None:
-    device = module.device
-    cache, lengths, seen, hidden = _prefill(module, rows, prefix)
-    live = list(range(len(rows)))
-    for step in range(max_new_tokens):
-        logits = head(module, hidden)
-        best = logits.argmax(dim=-1)
-        logs = logits.gather(1, best[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
-        going = _record(answers, live, best.tolist(), logs.tolist(), stop_ids)
-        if not going or step + 1 == max_new_tokens:
-            return
-        if len(going) <= len(live) // 2:
-            keep = torch.tensor(going, device=device)
-            cache.batch_select_indices(keep)
-            seen, lengths, best = seen[keep], lengths[keep], best[keep]
-            live = [live[slot] for slot in going]
-        seen = torch.cat([seen, torch.ones(len(live), 1, dtype=torch.bool, device=device)], dim=1)
-        hidden = body(module, best[:, None], seen[:, None, None, :], lengths[:, None], cache)[:, 0]
-        lengths = lengths + 1
+def _waves(requests: Sequence[Request], new_tokens: int) -> Iterator[tuple[list[Request], int]]:
+    """Longest first; a wave's slots have one size, so a row under half of it waits for slots of its own size."""
+    lengths = [len(request.token_ids) + new_tokens for request in requests]
+    order = sorted(range(len(requests)), key=lambda place: (-lengths[place], place))
+    while order:
+        capacity = lengths[order[0]]
+        wave = [place for place in order if lengths[place] > capacity // 2]
+        yield [requests[place] for place in wave], capacity
+        order = order[len(wave) :]
 
 
-def _prefill(
-    module: Any, rows: Sequence[Sequence[int]], prefix: Prefix
-) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cache, lengths [B], which cached positions are real [B, P + T], hidden states [B, D] of the last tokens."""
-    behind, width, device = len(prefix.token_ids), max(map(len, rows)), module.device
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(list(row))
-        real[number, : len(row)] = True
-    sizes = torch.tensor([len(row) for row in rows])
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    mask = torch.ones(len(rows), 1, width, behind + width, dtype=torch.bool)
-    mask[:, 0, :, behind:] = causal[None]
-    positions = (torch.arange(width) + behind).expand(len(rows), -1)
-    cache = prefix.cache(len(rows), module.config)
-    hidden = body(module, ids.to(device), mask.to(device), positions.to(device), cache)
-    last = hidden[torch.arange(len(rows), device=device), (sizes - 1).to(device)]
-    seen = torch.cat([torch.ones(len(rows), behind, dtype=torch.bool), real], dim=1)
-    return cache, (sizes + behind).to(device), seen.to(device), last
+class _Wave:
+    """Slots 0 ... B-1 hold the rows under way, side by side."""
 
+    def __init__(
+        self, packed: Packed, prefix: Prefix, picker: Picker, waiting: Sequence[Request], slots: Slots
+    ) -> None:
+        self.packed = packed
+        self.prefix = prefix
+        self.picker = picker
+        self.waiting = list(waiting)
+        self.slots = slots
+        self.live: list[Live] = []
 
-def _record(
-    answers: list[Row], live: list[int], tokens: list[int], logs: list[float], stop_ids: frozenset[int]
-) -> list[int]:
-    """Writes one step's tokens down; returns the slots that go on. A finished row still in the batch is ignored."""
-    going = []
-    for slot, (number, token, log) in enumerate(zip(live, tokens, logs, strict=True)):
-        row = answers[number]
-        if row.termination == "stop":
-            continue
-        row.log_probability += log
-        if token in stop_ids:
-            row.termination = "stop"
-        else:
-            row.token_ids.append(token)
-            going.append(slot)
-    return going
+    def run(self) -> None:
+        while self.waiting or self.live:
+            entering = self._entering()
+            hidden = self._pass(entering)
+            for request in entering:
+                self._settle(request)
+            self.picker.pick(self.packed.logits(hidden), [row.answer for row in self.live])
+            self._leave()
 
-
-def plain_greedy(
-    module: Any, rows: Sequence[Sequence[int]], stop_ids: frozenset[int], max_new_tokens: int
-) -> list[Row]:
-    """The reference: one row at a time over the model's own cache. Slow, and right for any model."""
-    answers = []
-    for row in rows:
-        answer, cache = Row(), None
-        fed = torch.tensor([list(row)], device=module.device)
-        for _ in range(max_new_tokens):
-            output = module(input_ids=fed, past_key_values=cache, use_cache=True)
-            cache, logits = output.past_key_values, output.logits[0, -1].float()
-            token = int(logits.argmax())
-            answer.log_probability += float(logits[token] - torch.logsumexp(logits, dim=-1))
-            if token in stop_ids:
-                answer.termination = "stop"
+    def _entering(self) -> list[Request]:
+        """The waiting requests that enter with this pass, longest first, within its tokens and the free slots."""
+        free = self.slots.rows - len(self.live)
+        if self.live and free < max(1, self.slots.rows // REFILL_SHARE):
+            return []
+        entering: list[Request] = []
+        tokens = len(self.live)
+        while self.waiting and len(self.waiting[0].answers) <= free:
+            tokens += len(self.waiting[0].token_ids)
+            if entering and tokens > self.packed.pass_tokens:
                 break
-            answer.token_ids.append(token)
-            fed = torch.tensor([[token]], device=module.device)
-        answers.append(answer)
-    return answers
+            free -= len(self.waiting[0].answers)
+            entering.append(self.waiting.pop(0))
+        return entering
+
+    def _pass(self, entering: Sequence[Request]) -> torch.Tensor:
+        """One new token of each live row, and the prompts that enter: hidden states [R, D], a row for each answer."""
+        behind = len(self.prefix)
+        tokens = [row.answer.token_ids[-1] for row in self.live]
+        positions = [behind + row.kept for row in self.live]
+        steps = Steps(0, tuple(row.kept + 1 for row in self.live)) if self.live else None
+        blocks: list[Stretch] = []
+        last = list(range(len(self.live)))
+        slot = len(self.live)
+        for request in entering:
+            done = self._head_start(request, slot)
+            own = request.token_ids[done:]
+            blocks += stretches(len(tokens), len(own), behind, done, slot)
+            tokens += own
+            positions += range(behind + done, behind + len(request.token_ids))
+            last += [len(tokens) - 1] * len(request.answers)
+            slot += len(request.answers)
+        for row in self.live:
+            row.kept += 1
+        plan = Plan(blocks, steps, self.prefix, self.slots)
+        return self.packed.forward(tokens, positions, plan)[torch.tensor(last, device=self.packed.device)]
+
+    def _head_start(self, request: Request, slot: int) -> int:
+        """A prompt longer than a pass is run up to its last part by itself; how many of its tokens are done."""
+        size, most = len(request.token_ids), self.packed.pass_tokens
+        done = (size - 1) // most * most
+        if done:
+            self.packed.fill(request.token_ids[:done], self.prefix, self.slots, slot)
+        return done
+
+    def _settle(self, request: Request) -> None:
+        """A prefilled request's answers go live, each in a slot with the prompt's keys."""
+        first, size = len(self.live), len(request.token_ids)
+        for place, answer in enumerate(request.answers):
+            if place:
+                self.slots.copy(first, first + place, size)
+            self.live.append(Live(answer, size))
+
+    def _leave(self) -> None:
+        """Finished rows leave; the last row takes a leaver's slot."""
+        for slot in reversed(range(len(self.live))):
+            if self.live[slot].answer.done:
+                last = self.live.pop()
+                if slot < len(self.live):
+                    self.slots.copy(len(self.live), slot, last.kept)
+                    self.live[slot] = last

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.errors import ModelError
 from toolkit.inference.model import FoundationModel, Generation, Sampling, Weights
 from toolkit.rendering.prompt import Prompt
 from toolkit.rendering.renderer import Renderer
+from toolkit.seeds import derive
 
 if TYPE_CHECKING:
-    from toolkit.inference.forward import Prefix
+    from toolkit.inference.keys_values import Prefix
+    from toolkit.inference.packed import Packed
+    from toolkit.inference.sampling import Row
     from toolkit.models import LoadedModel
 
-SHORTEST_PREFIX_TOKENS = 16
-"""A shared prefix shorter than this is not worth a pass of its own."""
+PREFIX_STEP = 16
+"""A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
+make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
+
+KEPT_PASSES = 2
+"""Keys and values of so many passes' tokens are kept while decoding."""
+
+SMALLEST_PASS = 256
+
+Found = TypeVar("Found")
 
 
 class LocalModel:
-    """Weights in memory, answered from greedily or by likelihood.
+    """Weights in memory, answered from greedily, by sampling, or by likelihood.
 
     Args:
         module: a transformers causal language model, in eval mode.
         renderer: over the model's tokeniser.
         name, digest: for score tables and keys.
         context_tokens: the longest sequence the model takes.
-        batch_tokens: padded tokens a batch; fixed before a run, for a batch's make-up moves bf16 results.
+        batch_tokens: tokens a forward pass; fixed before a run, for a pass's make-up moves bf16 results. On a GPU that
+            runs out of memory it is halved and the work done again.
     """
 
     can_score = True
@@ -41,15 +55,12 @@ class LocalModel:
         context_tokens: int | None,
         batch_tokens: int = 4096,
     ) -> None:
-        from toolkit.inference.forward import takes_tree_masks
-
         self.module = module
         self.renderer = renderer
         self.name = name
         self.digest = digest
         self.context_tokens = context_tokens
         self.batch_tokens = batch_tokens
-        self.fast = takes_tree_masks(module)
         self._prefix: Prefix | None = None
 
     @classmethod
@@ -59,42 +70,60 @@ class LocalModel:
             loaded.module, Renderer(loaded.tokenizer), loaded.name, loaded.digest, loaded.context_length, batch_tokens
         )
 
+    @cached_property
+    def why_plain(self) -> str | None:
+        """Why this model takes the plain path, a row at a time; None where the packed one is proven for it."""
+        from toolkit.inference.families import why_plain
+
+        return why_plain(self.module)
+
+    @property
+    def path(self) -> str:
+        """Which path its answers take, for the manifest."""
+        return "packed" if self.why_plain is None else f"plain: {self.why_plain}"
+
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
         import torch
 
-        from toolkit.inference.decoding import greedy, plain_greedy
+        from toolkit.inference.sampling import Picker
 
-        rows, stop_ids = _ids(prompts), self.renderer.stop_ids
-        if not rows:
-            return []
+        asked = {row: prompt.digest for row, prompt in zip(_ids(prompts), prompts, strict=True)}  # each one once
+        picker = Picker(sampling, self.renderer.stop_ids, self.renderer.decode)
+
+        def answer() -> dict[tuple[int, ...], list[Row]]:
+            answers = {row: _samples(digest, sampling) for row, digest in asked.items()}
+            if answers:
+                self._decode(answers, picker)
+            return answers
+
         with torch.inference_mode():
-            if self.fast:
-                prefix = self._shared(rows)
-                rest = [row[len(prefix.token_ids) :] for row in rows]
-                answers = greedy(self.module, rest, prefix, stop_ids, sampling.max_new_tokens, self.batch_tokens)
-            else:
-                answers = plain_greedy(self.module, rows, stop_ids, sampling.max_new_tokens)
-        return [
-            Generation(self.renderer.text(row.token_ids), tuple(row.token_ids), row.termination, row.confidence)
-            for row in answers
-        ]
+            answers = self._within_memory(answer)
+        return [self._generation(answers[row], sampling) for row in _ids(prompts)]
 
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[tuple[int, ...]]]
     ) -> list[tuple[float, ...]]:
         import torch
 
-        from toolkit.inference.scoring import build_trie, plain_scores, tree_scores
+        from toolkit.inference.plain import plain_scores
+        from toolkit.inference.scoring import build_trie, tree_scores
 
-        rows, choices = _ids(prompts), [tuple(map(tuple, row)) for row in continuations]
-        if not rows:
-            return []
-        with torch.inference_mode():
-            if not self.fast:
+        asked = [(row, tuple(map(tuple, one))) for row, one in zip(_ids(prompts), continuations, strict=True)]
+        once = list(dict.fromkeys(asked))
+        rows, choices = [row for row, _ in once], [one for _, one in once]
+
+        def score() -> list[tuple[float, ...]]:
+            if not rows:
+                return []
+            if self.why_plain is not None:
                 return plain_scores(self.module, rows, choices)
             prefix = self._shared(rows)
-            rest = [row[len(prefix.token_ids) :] for row in rows]
-            return tree_scores(self.module, rest, [build_trie(row) for row in choices], prefix, self.batch_tokens)
+            rest = [row[len(prefix) :] for row in rows]
+            return tree_scores(self._packed, rest, [build_trie(one) for one in choices], prefix)
+
+        with torch.inference_mode():
+            scores = dict(zip(once, self._within_memory(score), strict=True))
+        return [scores[one] for one in asked]
 
     def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
         """A view under a PEFT adapter: its modules are its own, the base's tensors are shared by reference."""
@@ -111,17 +140,61 @@ class LocalModel:
             self.batch_tokens,
         )
 
-    def _shared(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
-        """The rows' longest common prefix, prefilled; the last one is kept, for the next chunk has it too."""
-        from toolkit.inference.forward import common_prefix, no_prefix, prefill
+    @cached_property
+    def _packed(self) -> Packed:
+        from toolkit.inference.packed import Packed
 
-        size = common_prefix(rows) if len(rows) > 1 else 0
-        if size < SHORTEST_PREFIX_TOKENS:
-            return no_prefix()
+        return Packed(self.module, self.batch_tokens)
+
+    def _decode(self, answers: dict[tuple[int, ...], list[Row]], picker: Any) -> None:
+        from toolkit.inference.decoding import Request, decode
+        from toolkit.inference.plain import plain_answers
+
+        if self.why_plain is not None:
+            for row, samples in answers.items():
+                plain_answers(self.module, [row] * len(samples), samples, picker)
+            return
+        prefix = self._shared(list(answers))
+        requests = [Request(row[len(prefix) :], samples) for row, samples in answers.items()]
+        decode(self._packed, requests, prefix, picker, KEPT_PASSES * self._packed.pass_tokens)
+
+    def _generation(self, samples: Sequence[Row], sampling: Sampling) -> Generation:
+        said = [
+            Generation(
+                self.renderer.text(row.token_ids, sampling.stop), tuple(row.token_ids), row.termination, row.confidence
+            )
+            for row in samples
+        ]
+        first, *others = said
+        return Generation(first.text, first.token_ids, first.termination, first.confidence, tuple(others))
+
+    def _shared(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
+        """The rows' longest common prefix, prefilled; the last one is kept, for the next chunk mostly has it too."""
+        from toolkit.inference.batches import common_prefix
+        from toolkit.inference.keys_values import NO_PREFIX
+
+        size = common_prefix(rows) // PREFIX_STEP * PREFIX_STEP if len(rows) > 1 else 0
+        if not size:
+            return NO_PREFIX
         shared = rows[0][:size]
         if self._prefix is None or self._prefix.token_ids != shared:
-            self._prefix = prefill(self.module, shared)
+            self._prefix = None  # the old one's memory is free before the new one's is taken
+            self._prefix = self._packed.prefill(shared)
         return self._prefix
+
+    def _within_memory(self, work: Callable[[], Found]) -> Found:
+        """Does the work; where a GPU runs out of memory, again from the start with passes of half the size."""
+        import torch
+
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.why_plain is not None or self._packed.pass_tokens < 2 * SMALLEST_PASS:
+                    raise
+                self._prefix = None
+                self._packed.pass_tokens //= 2
+            torch.cuda.empty_cache()
 
 
 def _ids(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
@@ -131,3 +204,11 @@ def _ids(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
             raise ModelError("a local model needs prompts with token ids: render them with its own renderer")
         rows.append(prompt.token_ids)
     return rows
+
+
+def _samples(digest: str, sampling: Sampling) -> list[Row]:
+    """The rows of one prompt's samples, each with random numbers of its own; greedy decoding has one."""
+    from toolkit.inference.sampling import Row
+
+    count = sampling.samples if sampling.temperature > 0 else 1
+    return [Row(random.Random(derive(sampling.seed, f"{digest}/{number}"))) for number in range(count)]

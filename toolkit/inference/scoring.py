@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
 
 import torch
 
 from toolkit.inference.batches import by_budget
-from toolkit.inference.forward import Prefix, body, log_probabilities
+from toolkit.inference.keys_values import Prefix, Slots
+from toolkit.inference.packed import Packed
+from toolkit.inference.plan import Plan, Stretch, stretches
 
 Continuations = tuple[tuple[int, ...], ...]
 
@@ -33,6 +34,15 @@ class Trie:
     depths: tuple[int, ...]
     edges: tuple[tuple[int, int], ...]
     paths: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def ancestors(self) -> torch.Tensor:
+        """[nodes, nodes]: True where a node sees another: itself and the way to it."""
+        seen = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
 
 
 @lru_cache(maxsize=4096)
@@ -61,86 +71,80 @@ def build_trie(continuations: Continuations) -> Trie:
 
 
 def tree_scores(
-    module: Any, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix, budget_tokens: int
+    packed: Packed, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix
 ) -> list[tuple[float, ...]]:
     """Log-likelihoods of each row's continuations. `rows` are token ids behind the prefix, at least one each."""
     results: list[tuple[float, ...]] = [()] * len(rows)
     lengths = [len(row) + len(trie.tokens) for row, trie in zip(rows, tries, strict=True)]
-    for batch in by_budget(lengths, budget_tokens, len(prefix.token_ids)):
-        scored = _batch(module, [rows[i] for i in batch], [tries[i] for i in batch], prefix)
-        for row, scores in zip(batch, scored, strict=True):
+    for batch in by_budget(lengths, packed.pass_tokens):
+        if lengths[batch[0]] > packed.pass_tokens:
+            hidden = _long(packed, rows[batch[0]], tries[batch[0]], prefix)
+        else:
+            hidden = _side_by_side(packed, [rows[i] for i in batch], [tries[i] for i in batch], prefix)
+        for row, scores in zip(batch, _gathered(packed, hidden, [tries[i] for i in batch]), strict=True):
             results[row] = scores
     return results
 
 
-def _batch(
-    module: Any, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix
-) -> list[tuple[float, ...]]:
-    behind = len(prefix.token_ids)
-    width = max(len(row) + len(trie.tokens) for row, trie in zip(rows, tries, strict=True))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), 1, width, behind + width, dtype=torch.bool)
-    for number, (row, trie) in enumerate(zip(rows, tries, strict=True)):
-        size, nodes = len(row), len(trie.tokens)
-        ids[number, : size + nodes] = torch.tensor([*row, *trie.tokens])
-        positions[number, :size] = torch.arange(behind, behind + size)
-        positions[number, size : size + nodes] = torch.tensor(trie.depths, dtype=torch.long) + behind + size
-        mask[number, 0, :, behind:] = _row_mask(size, trie, width)
-    mask[..., :behind] = True
-    device = module.device
-    cache = prefix.cache(len(rows), module.config)
-    hidden = body(module, ids.to(device), mask.to(device), positions.to(device), cache)
-    return _gathered(module, hidden, rows, tries)
+def _side_by_side(packed: Packed, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix) -> torch.Tensor:
+    """Hidden states [R, D] of each row's last context token and nodes, rows one after another."""
+    behind = len(prefix)
+    tokens: list[int] = []
+    positions: list[int] = []
+    blocks: list[Stretch] = []
+    wanted: list[int] = []
+    for row, trie in zip(rows, tries, strict=True):
+        start, size = len(tokens), len(row)
+        blocks += stretches(start, size, behind)
+        tokens += [*row, *trie.tokens]
+        positions += [*range(behind, behind + size), *_depths(trie, behind + size)]
+        wanted += range(start + size - 1, len(tokens))
+        if trie.tokens:
+            blocks.append(_nodes(trie, start + size, behind, size, first=start))
+    hidden = packed.forward(tokens, positions, Plan(blocks, prefix=prefix))
+    return hidden[torch.tensor(wanted, device=hidden.device)]
 
 
-def _row_mask(size: int, trie: Trie, width: int) -> torch.Tensor:
-    """[T, T]: causal over the context; a node sees the context, its ancestors and itself; padding sees itself."""
-    mask = torch.eye(width, dtype=torch.bool)
-    mask[:size, :size] = torch.ones(size, size, dtype=torch.bool).tril()
-    mask[size : size + len(trie.tokens), :size] = True
-    for node, parent in enumerate(trie.parents):
-        if parent >= 0:
-            mask[size + node, size:] |= mask[size + parent, size:]
-    return mask
+def _long(packed: Packed, row: Sequence[int], trie: Trie, prefix: Prefix) -> torch.Tensor:
+    """As `_side_by_side` of a row that is longer than a pass: the context part by part, then its nodes."""
+    behind, size = len(prefix), len(row)
+    slots = Slots(1, size + len(trie.tokens))
+    last = packed.fill(row, prefix, slots)
+    if not trie.tokens:
+        return last
+    plan = Plan([_nodes(trie, 0, behind, size, kept=size + len(trie.tokens))], prefix=prefix, slots=slots)
+    return torch.cat([last, packed.forward(trie.tokens, _depths(trie, behind + size), plan)])
 
 
-def _gathered(
-    module: Any, hidden: torch.Tensor, rows: Sequence[Sequence[int]], tries: Sequence[Trie]
-) -> list[tuple[float, ...]]:
-    places: list[tuple[int, int]] = []
+def _nodes(trie: Trie, start: int, behind: int, size: int, first: int | None = None, kept: int = 0) -> Stretch:
+    """The block of a trie behind a context of `size` own tokens."""
+    positions = tuple(_depths(trie, behind + size))
+    keys = (*range(behind, behind + size), *positions)
+    stop = start + len(trie.tokens)
+    return Stretch(start, stop, positions, keys, first=first, kept=kept, ancestors=trie.ancestors)
+
+
+def _depths(trie: Trie, position: int) -> list[int]:
+    return [position + depth for depth in trie.depths]
+
+
+def _gathered(packed: Packed, hidden: torch.Tensor, tries: Sequence[Trie]) -> list[tuple[float, ...]]:
+    """Sums over each continuation's steps. Of `hidden` [R, D] a trie has its context's row, then its nodes'."""
     sources: list[int] = []
     tokens: list[int] = []
     spans: list[tuple[int, int]] = []
-    for number, (row, trie) in enumerate(zip(rows, tries, strict=True)):
-        first = len(places)
-        places += [(number, len(row) - 1 + node) for node in range(len(trie.tokens) + 1)]
+    first = 0
+    for trie in tries:
         spans.append((len(sources), len(sources) + len(trie.edges)))
         sources += [first + source + 1 for source, _ in trie.edges]
         tokens += [token for _, token in trie.edges]
-    at = torch.tensor(places, device=hidden.device)
+        first += len(trie.tokens) + 1
     order = torch.tensor(sources).argsort(stable=True)
     wanted = torch.tensor(sources)[order].to(hidden.device), torch.tensor(tokens)[order].to(hidden.device)
-    found = log_probabilities(module, hidden[at[:, 0], at[:, 1]], *wanted).cpu()
+    found = packed.log_probabilities(hidden, *wanted).cpu()
     logs = torch.empty_like(found)
     logs[order] = found
     return [
         tuple(float(logs[start:end][list(path)].sum()) for path in trie.paths)
         for (start, end), trie in zip(spans, tries, strict=True)
     ]
-
-
-def plain_scores(
-    module: Any, rows: Sequence[Sequence[int]], continuations: Sequence[Continuations]
-) -> list[tuple[float, ...]]:
-    """The reference: every context and continuation in a forward pass of its own. Slow, and right for any model."""
-    results = []
-    for row, choices in zip(rows, continuations, strict=True):
-        scores = []
-        for choice in choices:
-            ids = torch.tensor([[*row, *choice]], device=module.device)
-            logits = module(input_ids=ids, use_cache=False).logits[0, len(row) - 1 : -1].float()
-            logs = torch.log_softmax(logits, dim=-1)
-            scores.append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
-        results.append(tuple(scores))
-    return results

@@ -48,8 +48,8 @@ def canonical_digest(content: Mapping[str, JsonValue]) -> str:
 def _settings(overrides: StrategyOverrides) -> list[JsonValue]:
     values = {"model": overrides.model, "template": overrides.template, "answer_by": overrides.answer_by}
     entries: list[JsonValue] = [{key: value} for key, value in values.items() if value is not None]
-    if overrides.max_new_tokens is not None:
-        entries.append({"decoding": {"max_new_tokens": overrides.max_new_tokens}})
+    if overrides.decoding is not None:
+        entries.append({"decoding": overrides.decoding.model_dump(mode="json", exclude_none=True)})
     return entries
 
 

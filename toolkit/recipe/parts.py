@@ -95,7 +95,7 @@ class _StrategyReader:
             model=self._settings["model"].model if "model" in self._settings else None,
             template=self._settings["template"].template if "template" in self._settings else None,
             answer_by=self._settings["answer_by"].answer_by if "answer_by" in self._settings else None,
-            max_new_tokens=None if decoding is None else decoding.max_new_tokens,
+            decoding=decoding,
         )
 
     def _adapter(self, place: Place, kind: str, settings: JsonValue) -> NamedAdapter | None:

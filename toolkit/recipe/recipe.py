@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit.recipe.document import Document, Place, dotted
-from toolkit.recipe.schema import AnswerBy, Dtype, Factor
+from toolkit.recipe.schema import AnswerBy, Decoding, Dtype, Factor, Likelihood, StrategyDecoding
 from toolkit.strategies.strategy import Strategy
 from toolkit.tasks.schema import InlineTask
 
@@ -20,7 +20,7 @@ class StrategyOverrides:
     model: str | None = None
     template: str | None = None
     answer_by: AnswerBy | None = None
-    max_new_tokens: int | None = None
+    decoding: StrategyDecoding | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Recipe:
     dtype: Dtype
     device: str
     answer_by: AnswerBy | None
-    max_new_tokens: int
+    decoding: Decoding
+    likelihood: Likelihood
     seeds: tuple[int, ...]
     strategies: tuple[Strategy, ...]
     overrides: Mapping[str, StrategyOverrides]
@@ -87,6 +88,11 @@ class Recipe:
     text: str = field(repr=False)
     digest: str
     document: Document = field(repr=False, compare=False)
+
+    def decoding_of(self, strategy: str) -> Decoding:
+        """The recipe's decoding with what the strategy sets in its place."""
+        own = self.overrides[strategy].decoding
+        return self.decoding if own is None else self.decoding.model_copy(update=own.given)
 
     def where(self, *place: str | int) -> str:
         """How an error names a key: `recipes/mine.yaml:7: strategies.rag.0.retrieve`."""

@@ -6,9 +6,9 @@ Numbers and texts are taken as written: a quoted '8' is text, 8.0 is no whole nu
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from toolkit.tasks.schema import InlineTask
 
@@ -40,6 +40,9 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
 MaxNewTokens = Annotated[int, Field(ge=1, le=4096)]
+Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Samples = Annotated[int, Field(ge=1, le=64)]
 Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -50,9 +53,33 @@ class Strict(BaseModel):
 
 
 class Decoding(Strict):
-    """How answers are generated: greedily, up to a length."""
+    """How answers are generated.
+
+    Attributes:
+        temperature: 0 is greedy; above it every strategy is run for each seed.
+        top_p: sample among the likeliest tokens that together have this probability.
+        samples: answers a question, for parts that vote; the first is the one that counts otherwise.
+        stop: texts that end an answer and are no part of it.
+    """
 
     max_new_tokens: MaxNewTokens = 32
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    samples: Samples = 1
+    stop: tuple[Text, ...] = ()
+
+
+class Likelihood(Strict):
+    """How choices are scored by likelihood.
+
+    Attributes:
+        normalise: the sum over a choice's tokens and its stop, or that sum by token or by byte of its text.
+        correct: `unconditional` takes away how likely the choice is anyway, after the same prompt with its inputs and
+            passages blanked (pointwise mutual information: Holtzman et al. 2021; blanked as by Zhao et al. 2021).
+    """
+
+    normalise: Literal["sum", "tokens", "bytes"] = "sum"
+    correct: Literal["none", "unconditional"] = "none"
 
 
 class Timing(Strict):
@@ -78,7 +105,24 @@ class Contrast(Strict):
 
 
 class StrategyDecoding(Strict):
-    max_new_tokens: MaxNewTokens
+    """What a strategy decodes otherwise than the recipe."""
+
+    max_new_tokens: MaxNewTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    samples: Samples | None = None
+    stop: tuple[Text, ...] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> StrategyDecoding:
+        if not self.given:
+            raise ValueError(f"must set at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is set, by name."""
+        return self.model_dump(exclude_none=True)
 
 
 class StrategySettings(Strict):
@@ -114,6 +158,7 @@ class RecipeFile(Strict):
     device: Text = "auto"
     answer_by: AnswerBy | None = None
     decoding: Decoding = Decoding()
+    likelihood: Likelihood = Likelihood()
     seeds: Seeds = (0,)
     strategies: Annotated[dict[Name, list[JsonValue]], Field(min_length=1)]
     baseline: str | None = None

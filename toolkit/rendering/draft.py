@@ -10,6 +10,9 @@ from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.messages import Message
 
+NOTHING = "N/A"
+"""The input without content of Zhao et al. 2021, Calibrate Before Use."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -60,6 +63,11 @@ class Draft:
 
     def without_demonstrations(self) -> Draft:
         return replace(self, demonstrations=())
+
+    def content_free(self) -> Draft:
+        """The same draft about nothing: every input is `N/A`, and no passages or later turns are left."""
+        inputs = dict.fromkeys(self.example.inputs, NOTHING)
+        return replace(self, example=replace(self.example, inputs=inputs), passages=(), turns=())
 
     def shortened(self) -> Draft | None:
         """The same draft with its last passage, else its last demonstration, dropped; None when nothing can go."""

@@ -69,12 +69,17 @@ class Renderer:
         """Tokens of a plain text."""
         return len(self._local.encode(text))
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """The text of generated ids, control tokens left out."""
+    def text(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The text of generated ids, control tokens left out, up to the first of the stop texts."""
+        said = self.decode(token_ids)
+        ends = [place for place in map(said.find, stop) if place >= 0]
+        return said[: min(ends)].strip() if ends else said.strip()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Generated ids as they stand, white space included, control tokens left out."""
         if self.tokenizer is None:
             raise DataError("a hosted model answers with text: there are no token ids to decode")
-        said = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(said).strip()
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def parse(self, text: str, contract: AnswerContract) -> Reading:
         """The answer a text gives, ABSTAIN or UNPARSABLE."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from toolkit.errors import RecipeError, listing
 from toolkit.inference import FoundationModel, RemoteModel
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
@@ -22,6 +23,20 @@ def check_keys(models: Iterable[FoundationModel]) -> None:
     """Raises ModelError where a key is missing: after hours of local training would be late."""
     for model in _hosted(models):
         model.check_key()
+
+
+def check_tunable(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
+    """Raises RecipeError where an adapter tunes a model whose weights are not here."""
+    problems = [
+        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: the model '{benches[strategy.name].model.name}' "
+        "cannot be tuned, for its weights are not here; name a local model, for this strategy as "
+        "`model: <a key of the recipe's models>`"
+        for strategy in recipe.strategies
+        for adapter in strategy.adapters
+        if adapter.settings.tunes and not benches[strategy.name].model.can_be_tuned
+    ]
+    if problems:
+        raise RecipeError(listing(problems, "the recipe does not suit its models"))
 
 
 def falls_back(model: FoundationModel) -> str:

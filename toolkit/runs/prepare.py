@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
 from toolkit.errors import RecipeError, listing, nearest
@@ -17,21 +14,21 @@ from toolkit.evaluation.metric import Metric
 from toolkit.inference import FoundationModel, LocalModel, RemoteModel, Sampling
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
+from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
-from toolkit.runs.hosted import falls_back, with_fallbacks
+from toolkit.runs.environment import environment
+from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
 from toolkit.strategies.strategy import Strategy
-from toolkit.strategies.system import AnswerBy, Conditions, written_choices
+from toolkit.strategies.system import AnswerBy, Conditions, Likelihood, written_choices
 from toolkit.tasks.load import load_task
 from toolkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from toolkit.retrieval import Encoder
-
-VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
 
 ModelLoader = Callable[[str], FoundationModel]
 
@@ -83,7 +80,7 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
         load_once = lru_cache(maxsize=None)(load or (lambda name: load_model(name, recipe, store, meter)))
         embedder = _embedder(recipe, meter)
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
-    _check_tunable(recipe, benches)
+    check_tunable(recipe, benches)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
     for contrast in recipe.contrasts:
@@ -131,29 +128,22 @@ def factor_sheet(bench: Bench) -> FactorSheet:
     return FactorSheet(
         model=f"{bench.model.name} ({bench.model.digest[:12]}{falls_back(bench.model)})",
         dtype=str(bench.environment["dtype"]),
-        decoding=f"at most {conditions.sampling.max_new_tokens} new tokens, greedy",
-        answer_by=conditions.answer_by,
+        decoding=_decoding_in_words(conditions.sampling),
+        answer_by=str(conditions.likelihood) if conditions.answer_by == "likelihood" else conditions.answer_by,
         template=f"{conditions.template.name} ({conditions.template.digest[:12]})",
     )
 
 
-def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
-    """What bytes depend on besides content."""
-    facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
-    facts["code"] = code_digest()
-    facts["dtype"] = "none"
-    facts["batch_tokens"] = recipe.batch_tokens
-    facts["chunk_examples"] = recipe.chunk_examples
-    if isinstance(model, LocalModel):
-        import torch
-
-        facts |= {
-            "dtype": str(model.module.dtype).removeprefix("torch."),
-            "device": str(model.module.device.type),
-            "threads": torch.get_num_threads(),
-            "path": "tree" if model.fast else "plain",
-        }
-    return facts
+def _decoding_in_words(sampling: Sampling) -> str:
+    words = [f"at most {sampling.max_new_tokens} new tokens"]
+    if sampling.temperature == 0:
+        words.append("greedy")
+    else:
+        words.append(f"temperature {sampling.temperature:g}")
+        words += [f"top-p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+        words += [f"{sampling.samples} samples"] if sampling.samples > 1 else []
+    words += [f"up to {text!r}" for text in sampling.stop]
+    return ", ".join(words)
 
 
 def _benches(
@@ -166,30 +156,45 @@ def _benches(
     embedder: Callable[[], Encoder] | None,
 ) -> dict[str, Bench]:
     fitting_task = task.without_test()
-    made: dict[tuple[str, str, str | None, int], Bench] = {}
+    made: dict[tuple[str, str, str | None, Decoding], Bench] = {}
     benches = {}
     for strategy in recipe.strategies:
         own = recipe.overrides[strategy.name]
         name = recipe.models[own.model] if own.model else recipe.model
         template = own.template or recipe.template
         answer_by = own.answer_by or recipe.answer_by
-        tokens = own.max_new_tokens or recipe.max_new_tokens
-        wanted = (name, template, answer_by, tokens)
+        decoding = recipe.decoding_of(strategy.name)
+        wanted = (name, template, answer_by, decoding)
         if wanted not in made:
             model = load(name)
             conditions = Conditions(
                 template=Template.load(template, recipe.path),
                 contract=task.contract,
                 answer_by=_answer_by(answer_by, task, model),
-                sampling=Sampling(tokens),
+                sampling=Sampling(**dict(decoding)),
+                likelihood=Likelihood(**dict(recipe.likelihood)),
                 shared_groups=task.shared_groups is not None,
                 over_length=recipe.over_length,
             )
+            _check_conditions(recipe, strategy.name, conditions)
             check_inputs(conditions.template, list(task.test[0].inputs))
             facts = environment(model, recipe)
             made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
         benches[strategy.name] = made[wanted]
     return benches
+
+
+def _check_conditions(recipe: Recipe, strategy: str, conditions: Conditions) -> None:
+    """Settings that would have no effect are errors: a reader would believe that they had one."""
+    sampling, problems = conditions.sampling, []
+    if sampling.samples > 1 and sampling.temperature == 0:
+        problems.append("decoding.samples: greedy answers are all alike; set decoding.temperature above 0")
+    if sampling.temperature > 0 and conditions.answer_by == "likelihood":
+        problems.append("decoding.temperature: choices are scored, not drawn; set answer_by: generation")
+    if conditions.likelihood != Likelihood() and conditions.answer_by == "generation":
+        problems.append("likelihood: answers are generated here, not scored; set answer_by: likelihood")
+    if problems:
+        raise RecipeError(listing(problems, recipe.where("strategies", strategy)))
 
 
 def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerBy:
@@ -234,19 +239,6 @@ def _check_adapters(recipe: Recipe, task: Task) -> None:
         raise RecipeError(listing(problems, "the recipe does not suit its task"))
 
 
-def _check_tunable(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
-    problems = [
-        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: the model '{benches[strategy.name].model.name}' "
-        "cannot be tuned, for its weights are not here; name a local model, for this strategy as "
-        "`model: <a key of the recipe's models>`"
-        for strategy in recipe.strategies
-        for adapter in strategy.adapters
-        if adapter.settings.tunes and not benches[strategy.name].model.can_be_tuned
-    ]
-    if problems:
-        raise RecipeError(listing(problems, "the recipe does not suit its models"))
-
-
 def _check_contrast_metrics(recipe: Recipe, known: Sequence[str]) -> None:
     problems = [
         f"{contrast.a} - {contrast.b}: '{contrast.metric}' is not measured{nearest(contrast.metric, known)}"
@@ -282,30 +274,15 @@ def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:
         check_lengths(examples, task, bench.conditions.template, renderer, context - reserved)
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Of the code that makes prompts, answers and weights: what it computed under another version is not believed."""
-    state = hashlib.sha256()
-    root = Path(__file__).resolve().parent.parent
-    for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
-        for path in sorted((root / package).rglob("*.py")):
-            state.update(path.name.encode() + path.read_bytes())
-    return state.hexdigest()[:16]
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
 def seeds_of(strategy: Strategy, recipe: Recipe) -> tuple[int | None, ...]:
-    """The recipe's seeds, or one run without a seed where none matters to it or to a strategy it uses."""
+    """The recipe's seeds, or one run without a seed where none matters to it or to a strategy it uses.
+
+    A seed matters to adapters that say so, and to all strategies whose answers are drawn.
+    """
     pending, seen = [strategy], {strategy.name}
     while pending:
         item = pending.pop()
-        if item.seeded:
+        if item.seeded or recipe.decoding_of(item.name).temperature > 0:
             return tuple(recipe.seeds)
         pending += [recipe.strategy(name) for name in item.uses if name not in seen]
         seen |= set(item.uses)

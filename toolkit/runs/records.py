@@ -19,8 +19,9 @@ def from_line(record: dict[str, Any]) -> Output:
     fields = dict(record)
     fields["retrieved"] = tuple(RetrievedPassage(**passage) for passage in fields["retrieved"])
     fields["usage"] = Usage(**fields["usage"])
-    fields.setdefault("dropped_demonstrations", ())  # answers kept since before this was recorded
-    for name in ("token_ids", "dropped_demonstrations", "citations", "tool_calls", "trace"):
+    for name in ("dropped_demonstrations", "samples"):
+        fields.setdefault(name, ())  # answers kept since before this was recorded
+    for name in ("token_ids", "dropped_demonstrations", "citations", "tool_calls", "trace", "samples"):
         fields[name] = tuple(fields[name])
     for name in ("choice_scores", "prompt_token_ids"):
         if fields[name] is not None:

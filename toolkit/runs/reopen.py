@@ -80,7 +80,7 @@ class FinishedRun:
         strategy = self.strategies[names.index(name)]
         chosen = seed if seed is not None else seeds_of(strategy, self.prepared.recipe)[0]
         if (name, chosen) not in self._systems:
-            bench = self.prepared.benches[name]
+            bench = self.prepared.benches[name].seeded(chosen)
 
             def other(used: str) -> Answerer:
                 return self.system(used, chosen)

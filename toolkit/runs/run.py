@@ -142,7 +142,7 @@ def _answer_all(
                 return found.fitted.system
 
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
-                fitted = fit(strategy, seed, bench, folder.system(strategy.name, seed), other)
+                fitted = fit(strategy, seed, bench.seeded(seed), folder.system(strategy.name, seed), other)
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
                 path = folder.outputs(strategy.name, seed)
                 kept = None if expires(strategy, recipe, prepared.benches) else store

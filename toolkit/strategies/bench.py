@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from toolkit.errors import RecipeError
 from toolkit.evaluation import Metric
 from toolkit.inference.model import FoundationModel
 from toolkit.meter import Meter
+from toolkit.seeds import derive
 from toolkit.store import Store, key_of
 from toolkit.strategies.system import Conditions
 from toolkit.tasks.task import TrainingTask
@@ -38,6 +39,13 @@ class Bench:
     store: Store
     meter: Meter
 
+    def seeded(self, seed: int | None) -> Bench:
+        """The bench of one replicate: where answers are drawn, they are drawn by its seed."""
+        if seed is None or not self.conditions.sampled:
+            return self
+        sampling = replace(self.conditions.sampling, seed=derive(seed, "sampling"))
+        return replace(self, conditions=replace(self.conditions, sampling=sampling))
+
     @cached_property
     def encoder(self) -> Encoder:
         if self.embedder is None:
@@ -63,6 +71,7 @@ class Bench:
                 "contract": repr(shared.contract),
                 "answer_by": shared.answer_by,
                 "sampling": asdict(shared.sampling),
+                "likelihood": asdict(shared.likelihood),
                 "shared_groups": shared.shared_groups,
                 "over_length": shared.over_length,
                 "environment": dict(self.environment),

@@ -25,6 +25,18 @@ AnswerBy = Literal["likelihood", "generation"]
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How a choice is scored: the sum over its tokens and stop, by token or byte; less what it has anyway, or not."""
+
+    normalise: Literal["sum", "tokens", "bytes"] = "sum"
+    correct: Literal["none", "unconditional"] = "none"
+
+    def __str__(self) -> str:
+        by = {"sum": "", "tokens": " by token", "bytes": " by byte"}[self.normalise]
+        return f"likelihood{by}{' less the unconditional one' if self.correct == 'unconditional' else ''}"
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What all strategies of a comparison share unless a contrast says it varies.
 
@@ -38,6 +50,12 @@ class Conditions:
     sampling: Sampling = field(default_factory=Sampling)
     shared_groups: bool = False
     over_length: Literal["stop", "score_as_error"] = "stop"
+    likelihood: Likelihood = field(default_factory=Likelihood)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether answers are drawn, so that the seed matters to every strategy."""
+        return self.answer_by == "generation" and self.sampling.temperature > 0
 
 
 class System:
@@ -175,6 +193,7 @@ class System:
                 token_ids=said.token_ids,
                 termination=said.termination,
                 confidence=said.confidence,
+                samples=tuple(one.text for one in (said, *said.alternatives)) if said.alternatives else (),
                 usage=_generation_usage(prompt, said),
                 answered_by="" if said.bill is None else said.bill.model,
             )
@@ -185,10 +204,9 @@ class System:
         contract = self.conditions.contract
         texts = [self._choices(draft) for draft in drafts]
         continuations = [self.renderer.continuations(choices) for choices in texts]
+        likelihoods = self._likelihoods(drafts, prompts, texts, continuations)
         outputs = []
-        for draft, prompt, choices, ids, scores in zip(
-            drafts, prompts, texts, continuations, self.model.score(prompts, continuations), strict=True
-        ):
+        for draft, prompt, choices, ids, scores in zip(drafts, prompts, texts, continuations, likelihoods, strict=True):
             best = max(range(len(scores)), key=lambda place: scores[place])
             total = math.log(sum(math.exp(score - scores[best]) for score in scores))
             labels = choices_of(contract, draft.example)
@@ -205,6 +223,31 @@ class System:
             outputs.append(_with_prompt(output, draft, prompt))
         return outputs
 
+    def _likelihoods(
+        self,
+        drafts: Sequence[Draft],
+        prompts: Sequence[Prompt],
+        texts: Sequence[Sequence[str]],
+        continuations: Sequence[Sequence[tuple[int, ...]]],
+    ) -> list[tuple[float, ...]]:
+        """Scores of each draft's choices, as `Likelihood` says."""
+        wanted = self.conditions.likelihood
+        found = [list(row) for row in self.model.score(prompts, continuations)]
+        if wanted.correct == "unconditional":
+            blank = [self.renderer.prompt(draft.content_free()) for draft in drafts]
+            for row, anyway in zip(found, self.model.score(blank, continuations), strict=True):
+                row[:] = [score - other for score, other in zip(row, anyway, strict=True)]
+        if wanted.normalise == "tokens":
+            lengths = [[len(ids) for ids in row] for row in continuations]
+        elif wanted.normalise == "bytes":
+            lengths = [[len(text.encode()) for text in row] for row in texts]
+        else:
+            lengths = [[1] * len(row) for row in texts]
+        return [
+            tuple(score / length for score, length in zip(row, sizes, strict=True))
+            for row, sizes in zip(found, lengths, strict=True)
+        ]
+
     def _check_ids(self, drafts: Sequence[Draft], outputs: Sequence[Output]) -> None:
         if [draft.example.id for draft in drafts] != [output.example_id for output in outputs]:
             raise FairnessError(
@@ -220,10 +263,11 @@ def written_choices(contract: AnswerContract, example: Example) -> list[str]:
 
 
 def _generation_usage(prompt: Prompt, said: Generation) -> Usage:
-    """By our own count, or by a hosted model's bills: of its prompt's tokens nobody knows the origin."""
+    """Of all samples, by our own count or by a hosted model's bills: of its prompt's tokens nobody knows the origin."""
+    every = (said, *said.alternatives)
     if said.bill is None:
-        return Usage(prompt.tokens_by_origin, len(said.token_ids), 1)
-    bills = [item.bill for item in (said, *said.alternatives) if item.bill is not None]
+        return Usage(prompt.tokens_by_origin, sum(len(one.token_ids) for one in every), len(every))
+    bills = [one.bill for one in every if one.bill is not None]
     each = [Usage({"other": bill.prompt_tokens}, bill.completion_tokens, bill.requests, bill.price) for bill in bills]
     return sum(each[1:], each[0])
 

@@ -68,6 +68,7 @@ class Output:
         citations: documents the answer points at.
         tool_calls: calls a part made on the way, as text.
         trace: what parts want to tell a reader.
+        samples: texts of all samples of this answer, its own first, where more than one was drawn.
         usage: tokens by origin.
         prompt_token_ids: the exact ids sent; None for a hosted model.
         prompt_digest: of what was sent.
@@ -89,8 +90,17 @@ class Output:
     citations: tuple[str, ...] = ()
     tool_calls: tuple[str, ...] = ()
     trace: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_digest: str = ""
     error: str = ""
     answered_by: str = ""
+
+    @property
+    def margin(self) -> float | None:
+        """By how much the best choice's score leads the next one's, in nats; None where choices were not scored."""
+        if self.choice_scores is None or len(self.choice_scores) < 2:
+            return None
+        best, second = sorted(self.choice_scores, reverse=True)[:2]
+        return best - second

@@ -1,0 +1,59 @@
+"""Which models the packed path is exact for. What cannot be proven takes the plain path, and the reason is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+PROVEN_FAMILIES = frozenset({"gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Model types whose attention asks for nothing but a scale, a soft cap and a sliding window, and whose logits are the
+head's product, softly capped or not."""
+
+ATTENTION = frozenset({"full_attention", "sliding_attention"})
+PROBE_TOKENS = 12
+LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Of hidden states against the model's own forward pass, relative to their length."""
+
+
+def why_plain(module: Any) -> str | None:
+    """Why a model must take the plain path; None where the packed one is proven.
+
+    Beside what its configuration says, a dozen tokens are run both ways: a release of transformers in which a family
+    computes otherwise is found here and not in results.
+    """
+    config = module.config
+    if config.model_type not in PROVEN_FAMILIES:
+        return f"the family '{config.model_type}' is not among {', '.join(sorted(PROVEN_FAMILIES))}"
+    if getattr(module, "prompt_encoder", None) is not None:
+        return "it is tuned by a prefix"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - ATTENTION:
+        return f"it has layers of {', '.join(sorted(kinds - ATTENTION))}"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "it attends to what comes after a token"
+    if getattr(config, "add_cross_attention", False):
+        return "it attends to another model"
+    with torch.inference_mode():
+        return _probe(module)
+
+
+def _probe(module: Any) -> str | None:
+    from toolkit.inference.packed import Packed
+    from toolkit.inference.plan import Plan, stretches
+
+    limit = min(module.config.vocab_size, 1000)
+    ids = [(7 * place * place + 3 * place + 11) % limit for place in range(PROBE_TOKENS)]
+    two = ids[: PROBE_TOKENS // 2]
+    plan = Plan([*stretches(0, len(ids), 0), *stretches(len(ids), len(two), 0)])
+    try:
+        packed = Packed(module).forward(ids + two, [*range(len(ids)), *range(len(two))], plan).float()
+    except Exception as error:  # whatever a model that is not what it seems raises
+        return f"its forward pass fails when packed ({type(error).__name__}: {error})"
+    wanted = module.get_decoder()(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
+    right = wanted.last_hidden_state[0].float()
+    for found, expected in ((packed[: len(ids)], right), (packed[len(ids) :], right[: len(two)])):
+        apart = float((found - expected).norm() / expected.norm())
+        if not apart <= LARGEST_ERROR[module.dtype]:
+            return f"packed and alone differ by {apart:.1e} on a dozen tokens"
+    return None

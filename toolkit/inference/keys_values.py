@@ -1,0 +1,64 @@
+"""Keys and values that outlive one forward pass: a shared prefix, and slots of rows under way.
+
+Letters: H key-value heads, P prefix tokens, d head size, L layers. Buffers are made once and written in place: nothing
+grows by concatenation, and a prefix stands in memory once however many rows attend to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a shared prefix: a layer two tensors [H, P, d]."""
+
+    token_ids: tuple[int, ...]
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+NO_PREFIX = Prefix((), ())
+
+
+class Slots:
+    """Room for so many rows of at most `capacity` tokens each, a layer two tensors [rows, H, capacity, d].
+
+    The tensors are made when a layer first writes, for only its keys know their heads, sizes, dtype and device.
+    """
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        self.rows = rows
+        self.capacity = capacity
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's buffers, made like `keys` [H, N, d] and `values` [H, N, d]."""
+        if index not in self._layers:
+            self._layers[index] = (self._room(keys), self._room(values))
+        return self._layers[index]
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copies a row's first tokens to another slot."""
+        for keys, values in self._layers.values():
+            keys[target, :, :tokens] = keys[source, :, :tokens]
+            values[target, :, :tokens] = values[source, :, :tokens]
+
+    def prefix(self, token_ids: tuple[int, ...]) -> Prefix:
+        """What stands in slot 0, as a prefix; the tensors are shared with the slot."""
+        size = len(token_ids)
+        return Prefix(
+            token_ids,
+            tuple(
+                (self._layers[index][0][0, :, :size], self._layers[index][1][0, :, :size])
+                for index in sorted(self._layers)
+            ),
+        )
+
+    def _room(self, like: torch.Tensor) -> torch.Tensor:
+        # zeros, not empty: what stands behind a row's end is masked, but garbage times a weight of 0 may be nan
+        return like.new_zeros(self.rows, like.shape[0], self.capacity, like.shape[2])

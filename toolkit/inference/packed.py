@@ -1,0 +1,102 @@
+"""The packed forward pass: tokens of many rows side by side through a stock model, no padding, attention by plan.
+
+Everything but attention treats tokens one by one, so a batch of rows is one row of N tokens with positions of its own;
+attention is ours, through transformers' own interface. The model's modules stay what they are: a LoRA layer, a norm of
+another family, a head with a soft cap need nothing here. Letters: N packed tokens, D hidden, V vocabulary, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from toolkit.inference.attention import NAME, planned_attention
+from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
+from toolkit.inference.plan import Plan, stretches
+from toolkit.models.weights import shared_copy
+
+HEAD_ROWS = 128
+"""Rows of the vocabulary product made at once: their logits in fp32 stay in the processor's cache."""
+
+
+class Packed:
+    """A view of a causal language model whose forward pass is packed.
+
+    Args:
+        module: stays as it is; its parameters are shared.
+        pass_tokens: tokens of a forward pass at most; a longer row is cut, or memory would grow with its square.
+    """
+
+    def __init__(self, module: Any, pass_tokens: int = 2048) -> None:
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(NAME, planned_attention)
+        self.module = shared_copy(module)
+        self.module.set_attn_implementation(NAME)
+        self.pass_tokens = pass_tokens
+        self._decoder = self.module.get_decoder()
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.module.device
+        return device
+
+    def forward(self, token_ids: Sequence[int], positions: Sequence[int], plan: Plan) -> torch.Tensor:
+        """Hidden states [N, D] behind the last norm."""
+        where = torch.tensor([token_ids, positions], device=self.device)
+        output = self._decoder(input_ids=where[:1], position_ids=where[1:], use_cache=False, plan=plan)
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def prefill(self, token_ids: Sequence[int]) -> Prefix:
+        """Keys and values of a prefix that rows share."""
+        if not token_ids:
+            return NO_PREFIX
+        slots = Slots(1, len(token_ids))
+        self.fill(token_ids, NO_PREFIX, slots)
+        return slots.prefix(tuple(token_ids))
+
+    def fill(self, token_ids: Sequence[int], prefix: Prefix, slots: Slots, slot: int = 0) -> torch.Tensor:
+        """Runs one row into a slot, in as many passes as it takes; the hidden state [1, D] of its last token."""
+        hidden = torch.empty(0)
+        for done in range(0, len(token_ids), self.pass_tokens):
+            part = token_ids[done : done + self.pass_tokens]
+            plan = Plan(stretches(0, len(part), len(prefix), done, slot), prefix=prefix, slots=slots)
+            behind = len(prefix) + done
+            hidden = self.forward(part, range(behind, behind + len(part)), plan)[-1:]
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V] in fp32 of hidden rows [R, D]."""
+        logits: torch.Tensor = self.module.get_output_embeddings()(hidden)
+        return self._capped(logits.float())
+
+    def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """log p(tokens[i] | hidden[rows[i]]) in fp32, shape [len(rows)]; the head is applied once a hidden row [R, D].
+
+        `rows` must be sorted. Where the head is a plain product, a token's own logit is made in fp32: in bf16 it would
+        be rounded to steps of an eighth, which decides between close choices.
+        """
+        head = self.module.get_output_embeddings()
+        plain = type(head) is torch.nn.Linear and head.bias is None
+        found = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
+        bounds = torch.searchsorted(rows, torch.arange(0, len(hidden) + HEAD_ROWS, HEAD_ROWS, device=rows.device))
+        for start, first, last in zip(
+            range(0, len(hidden), HEAD_ROWS), bounds.tolist(), bounds.tolist()[1:], strict=False
+        ):
+            logits = self.logits(hidden[start : start + HEAD_ROWS])
+            norm = torch.logsumexp(logits, dim=-1)
+            here, wanted = rows[first:last], tokens[first:last]
+            if plain:
+                own = self._capped((hidden[here].float() * head.weight[wanted].float()).sum(dim=-1))
+            else:
+                own = logits[here - start, wanted]
+            found[first:last] = own - norm[here - start]
+        return found
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
+        """The soft cap that Gemma 2 puts on its logits."""
+        cap = getattr(self.module.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
