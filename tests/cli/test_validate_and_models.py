@@ -82,6 +82,21 @@ def test_what_a_run_would_refuse_is_an_error_too(command: Command, task: Path) -
     assert "splits are not disjoint" in result.stdout
 
 
+def test_a_recipe_over_a_server_is_checked_without_asking_it(
+    command: Command, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOST_KEY", raising=False)
+    entry = task.parent / "mine.yaml"
+    endpoint = "{url: http://127.0.0.1:9/v1, model: m, key_env: HOST_KEY}"  # nobody listens there
+    entry.write_text(f"name: mine\nkind: model\nsource: {{endpoint: {endpoint}}}\n")
+    result = command("validate", str(recipe(task)), f"model={entry}")
+    assert result.exit_code == 0, result.output
+    assert "note: http://127.0.0.1:9/v1 wants a key: put it into the environment variable HOST_KEY" in result.stdout
+    refused = command("validate", str(recipe(task)), f"model={entry}", "strategies.few_shot=[tune: {rank: 2}]")
+    assert refused.exit_code == 2
+    assert "tune: the model 'mine' cannot be tuned" in refused.stdout
+
+
 def test_overrides_are_checked_with_the_recipe(command: Command, task: Path) -> None:
     result = command("validate", str(recipe(task)), "strategies.few_shot.prompt.shotz=2")
     assert result.exit_code == 2

@@ -252,6 +252,9 @@ def test_a_missing_key_is_told_before_any_work_but_not_to_who_only_looks(
     monkeypatch.delenv("SERVED_KEY")
     (shown,) = reopen(result.folder).show("lamp-4")
     assert shown.output.answered_by == "small"
+    sent = server.requests[0][2]["messages"][0]["content"]
+    assert shown.sent.startswith(f"system: {sent}\n\nuser: ")
+    assert "what colour is lamp number 4" in shown.sent
     with pytest.raises(ModelError, match="environment variable SERVED_KEY"):
         start({"zero_shot": []}, out="again", **words)
     assert not (tmp_path / "again" / "outputs").exists()

@@ -139,6 +139,7 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     from toolkit.meter import Meter
     from toolkit.recipe import load_recipe
     from toolkit.resources import cache_folder
+    from toolkit.runs.hosted import missing_keys
     from toolkit.runs.prepare import load_model, prepare
     from toolkit.store import Store
     from toolkit.tasks.load import load_task_with_sources
@@ -160,6 +161,7 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     try:
         prepared = prepare(recipe, store, meter, load)
         renderer = next(iter(prepared.benches.values())).model.renderer
+        remarks += missing_keys(prepared.models.values())
     except ToolkitError as error:
         problems.append(str(error))
     return _examined(task, sources, renderer, problems, remarks)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from toolkit.errors import RecipeError, listing
+from toolkit.errors import ModelError, RecipeError, listing
 from toolkit.inference import FoundationModel, RemoteModel
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
@@ -20,9 +20,21 @@ HOUR_SECONDS = 3600.0
 
 
 def check_keys(models: Iterable[FoundationModel]) -> None:
-    """Raises ModelError where a key is missing: after hours of local training would be late."""
+    """Raises ModelError where keys are missing: after hours of local training would be late."""
+    missing = missing_keys(models)
+    if missing:
+        raise ModelError(listing(missing, "keys of served models"))
+
+
+def missing_keys(models: Iterable[FoundationModel]) -> list[str]:
+    """What is wrong with the keys, one line a model."""
+    problems = []
     for model in _hosted(models):
-        model.check_key()
+        try:
+            model.check_key()
+        except ModelError as error:
+            problems.append(str(error))
+    return problems
 
 
 def check_tunable(recipe: Recipe, benches: Mapping[str, Bench]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -181,3 +182,21 @@ def test_a_server_that_is_not_there_is_a_clear_error(
     server.close()
     with pytest.raises(ModelError, match=r"no connection.*is the server running"):
         texts(model, prompts[:1])
+
+
+def test_an_interruption_keeps_what_is_under_way_and_sends_nothing_more(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **words: Any) -> None:
+        while not server.requests:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    server.seconds = 0.1
+    with monkeypatch.context() as patched:
+        patched.setattr("toolkit.inference.remote.model.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            texts(make_model(concurrency=2), prompts)
+    assert 1 <= len(server.requests) <= 2
+    assert texts(make_model(), prompts) == expected(prompts)
+    assert set(server.answered.values()) == {1}
