@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from faulty_server import Body, FaultyServer
 
 from toolkit.errors import ModelError, RecipeError
 from toolkit.evaluation import read_usage
+from toolkit.inference import RemoteModel
 from toolkit.inference.remote.rate import Clock
 from toolkit.runs.folder import read_lines
+from toolkit.runs.hosted import expires
 from toolkit.runs.reopen import reopen
 
 Start = Callable[..., Any]
@@ -258,3 +261,12 @@ def test_a_missing_key_is_told_before_any_work_but_not_to_who_only_looks(
     with pytest.raises(ModelError, match="environment variable SERVED_KEY"):
         start({"zero_shot": []}, out="again", **words)
     assert not (tmp_path / "again" / "outputs").exists()
+
+
+def test_what_uses_a_served_strategy_expires_with_it() -> None:
+    served = object.__new__(RemoteModel)
+    used = {"local": (), "served": (), "cascade": ("local", "served"), "outer": ("cascade", "outer")}
+    benches: Any = {name: SimpleNamespace(model=served if name == "served" else None) for name in used}
+    recipe: Any = SimpleNamespace(strategy=lambda name: SimpleNamespace(name=name, uses=used[name]))
+    expiring = [name for name in used if expires(recipe.strategy(name), recipe, benches)]
+    assert expiring == ["served", "cascade", "outer"]

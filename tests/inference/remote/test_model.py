@@ -139,7 +139,7 @@ def test_answers_of_another_process_are_not_asked_for_again(
     assert later.replayed_seconds >= 0
 
 
-@pytest.mark.parametrize("change", [{"model": "other"}, {"fallback": ("other",)}, {"logprobs": True}])
+@pytest.mark.parametrize("change", [{"model": "other"}, {"logprobs": True}])
 def test_another_question_is_asked(
     server: FaultyServer, make_model: Make, prompts: list[Prompt], change: dict[str, Any]
 ) -> None:
@@ -148,6 +148,19 @@ def test_another_question_is_asked(
     for model in (one, other):
         model.generate(prompts[:1], Sampling(7))
     assert len(server.requests) == 2
+
+
+def test_answers_stay_good_when_a_fallback_is_added_and_a_fallbacks_do_not_when_it_goes(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt]
+) -> None:
+    alone = make_model().generate(prompts[:2], Sampling(7))
+    server.broken["small"] = "404"
+    helped = make_model(fallback=("other",))
+    assert helped.generate(prompts[:3], Sampling(7))[:2] == alone
+    assert server.asked_models() == ["small", "small", "small", "other"]
+    with pytest.raises(ModelError, match="status 404"):  # only `small` may answer, and `other` did
+        make_model().generate(prompts[2:3], Sampling(7))
+    assert helped.digest != make_model().digest
 
 
 def test_kept_answers_expire(server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt]) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from toolkit.inference.remote.request import Request
 from toolkit.inference.remote.response import Reply
 from toolkit.store import Store
 
@@ -41,18 +42,23 @@ class Journal:
     def __init__(self, store: Store, expires_days: float) -> None:
         self._store = store
         self._expires_seconds = expires_days * DAY_SECONDS
+        self._expired: set[str] = set()
 
-    def find(self, key: str, now: float) -> Kept | None:
-        """The answer that is kept under a key, if it is not too old at the time `now` (seconds since 1970)."""
-        folder = self._store.get(key)
-        if folder is None:
-            return None
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        kept = Kept(**{**record, "reply": Reply(**record["reply"])})
-        return kept if now - kept.answered_at < self._expires_seconds else None
+    def find(self, request: Request, now: float) -> Kept | None:
+        """The first model's answer to a request, else a further one's, if not too old at `now` (seconds since 1970)."""
+        for key in dict.fromkeys((request.key, request.fallback_key)):
+            kept = self._read(key)
+            if kept is not None and now - kept.answered_at < self._expires_seconds:
+                return kept
+            if kept is not None:
+                self._expired.add(key)
+        return None
 
-    def keep(self, key: str, kept: Kept) -> None:
+    def keep(self, request: Request, kept: Kept, first: bool) -> None:
         """Writes an answer down, whole or not at all, in the place of an expired one.
+
+        Args:
+            first: whether the first of the models gave it.
 
         Raises:
             RunError: the disk cannot be written.
@@ -61,5 +67,18 @@ class Journal:
         def build(folder: Path) -> None:
             (folder / FILE).write_text(json.dumps(asdict(kept), ensure_ascii=False), encoding="utf-8")
 
-        self._store.forget(key)
+        key = request.key if first else request.fallback_key
+        if key in self._expired:
+            self._store.forget(key)
         self._store.put(key, build)
+
+    def _read(self, key: str) -> Kept | None:
+        """None also where another process replaces the entry just now."""
+        folder = self._store.get(key)
+        if folder is None:
+            return None
+        try:
+            record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return Kept(**{**record, "reply": Reply(**record["reply"])})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from toolkit.errors import ModelError
@@ -135,8 +135,8 @@ class RemoteModel:
         """By key: from this process, the journal, or the server."""
         now = self._clock.wall()
         known: dict[str, Kept] = {}
-        for key in requests:
-            kept = self._journal.find(key, now)
+        for key, request in requests.items():
+            kept = self._journal.find(request, now)
             if kept is not None:
                 known[key] = kept
                 self.replayed_seconds += kept.seconds
@@ -156,18 +156,18 @@ class RemoteModel:
             finally:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-        failures = [f.exception() for f in futures if not f.cancelled() and f.exception() is not None]
-        told = [failure for failure in failures if not isinstance(failure, GivenUp)]
-        for failure in told:
+        for future in futures:
+            failure = None if future.cancelled() else future.exception()
             if isinstance(failure, NoAnswer):
                 raise self._failed(failure, len(requests)) from None
-            raise failure if failure is not None else AssertionError
+            if failure is not None and not isinstance(failure, GivenUp):
+                raise failure
         return {request.key: future.result() for request, future in zip(requests, futures, strict=True)}
 
     def _ask(self, wire: Wire, request: Request, stop: threading.Event) -> Kept:
         try:
             kept = self._client.ask(wire, request, stop)
-            self._journal.keep(request.key, kept)
+            self._journal.keep(request, kept, kept.model == self.endpoint.model)
         except BaseException:
             stop.set()  # here, because this thread would begin the next request before the main one could say so
             raise
@@ -186,9 +186,7 @@ class RemoteModel:
 
     def _generation(self, samples: Sequence[Kept], sampling: Sampling) -> Generation:
         first, *others = (self._one(kept, sampling) for kept in samples)
-        return Generation(
-            first.text, (), first.termination, first.confidence, alternatives=tuple(others), bill=first.bill
-        )
+        return replace(first, alternatives=tuple(others))
 
     def _one(self, kept: Kept, sampling: Sampling) -> Generation:
         reply = kept.reply

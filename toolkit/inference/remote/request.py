@@ -27,12 +27,14 @@ class Request:
     Attributes:
         content: the body's fields on which the answer depends.
         sample: which of a prompt's samples this is.
-        key: of the server, the models that may answer, the content and the sample. Never of the API key.
+        key: of the server, the first model, the content and the sample. Never of the API key.
+        fallback_key: of all models instead: an answer of a further model counts only where the same ones may answer.
     """
 
     content: Mapping[str, Any]
     sample: int
     key: str
+    fallback_key: str
 
     def body(self, endpoint: EndpointSource, model: str) -> dict[str, Any]:
         """The JSON body. Streaming is a way of delivery: it is no part of the key."""
@@ -64,8 +66,10 @@ def _request(prompt: Prompt, sampling: Sampling, endpoint: EndpointSource, sampl
         content["stop"] = list(sampling.stop)
     if endpoint.logprobs:
         content["logprobs"] = True if endpoint.api == "chat" else 1
-    about = {"url": endpoint.url, "models": endpoint.models, "api": endpoint.api, "body": content, "sample": sample}
-    return Request(content, sample, key_of({"answer": about, "format": FORMAT}))
+    first, every = ([endpoint.model], [*endpoint.models])
+    about = {"url": endpoint.url, "api": endpoint.api, "body": content, "sample": sample, "format": FORMAT}
+    keys = (key_of({"answer": about, "models": models}) for models in (first, every))
+    return Request(content, sample, *keys)
 
 
 def plain_text(messages: Sequence[Message]) -> str:
