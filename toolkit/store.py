@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from toolkit.errors import RunError
 
 SEAL = "sealed.json"
 """Lists a stored folder's files with their sizes and digests; a folder that does not match it is built again."""
+
+BUILDING = ".building-"
+ABANDONED_SECONDS = 24 * 3600
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -59,7 +63,8 @@ class Store:
         folder = self._place(key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+            _sweep(folder.parent)
+            work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
         except OSError as error:
             raise RunError(f"the store at {self.root} cannot be written: {error}") from error
         try:
@@ -106,6 +111,16 @@ class Store:
 
     def _place(self, key: str) -> Path:
         return self.root / key[:2] / key
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what killed processes were building here; a build that still goes on is never a day old."""
+    for left in parent.glob(f"{BUILDING}*"):
+        try:
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # its own process has just removed it
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -278,6 +278,22 @@ def repeated(raw: bytes) -> bytes:
     return raw + raw.splitlines(keepends=True)[0]
 
 
+def a_changed_answer(raw: bytes) -> bytes:
+    """Whole, well-formed, under the right key, and not what was computed."""
+    lines = raw.splitlines(keepends=True)
+    record = json.loads(lines[3])
+    record["output"]["text"] = record["output"]["text"] + "?"
+    changed = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return b"".join([*lines[:3], changed, *lines[4:]])
+
+
+def lines_of_a_version_without_digests(raw: bytes) -> bytes:
+    records = [json.loads(line) for line in raw.splitlines()]
+    return b"".join(
+        json.dumps({"chunk": record["chunk"], "output": record["output"]}).encode() + b"\n" for record in records
+    )
+
+
 def nothing_left(raw: bytes) -> bytes:
     return b""
 
@@ -291,6 +307,8 @@ DAMAGES = [
     swapped_lines,
     garbage_behind,
     repeated,
+    a_changed_answer,
+    lines_of_a_version_without_digests,
     nothing_left,
 ]
 

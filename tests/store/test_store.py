@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from pathlib import Path
@@ -206,3 +207,18 @@ def test_seeds_of_different_purposes_and_replicates_differ() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive(7, "fit") == 7162288957168675371
+
+
+def test_what_killed_builders_left_is_removed_and_a_build_that_goes_on_is_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept = store.put("ab" + "0" * 30, lambda folder: (folder / "file").write_text("x"))
+    left, going_on = (kept.parent / f".building-{name}" for name in ("left", "going-on"))
+    for folder in (left, going_on):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+    long_ago = time.time() - 2 * 24 * 3600
+    os.utime(left, (long_ago, long_ago))
+    store.put("ab" + "1" * 30, lambda folder: (folder / "file").write_text("x"))
+    assert not left.exists()
+    assert going_on.exists()
+    assert store.get("ab" + "0" * 30) == kept

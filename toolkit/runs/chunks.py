@@ -6,6 +6,7 @@ killed run goes on with the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -94,7 +95,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def _append(path: Path, key: str, outputs: Sequence[dict[str, Any]]) -> None:
     """One write for the whole chunk, on disk before the next begins."""
-    text = "".join(dumps({"chunk": key, "output": output}) + "\n" for output in outputs)
+    text = "".join(dumps(_line(key, output)) + "\n" for output in outputs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
@@ -103,6 +104,11 @@ def _append(path: Path, key: str, outputs: Sequence[dict[str, Any]]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error}; finished chunks are kept: run the command again") from error
+
+
+def _line(key: str, output: dict[str, Any]) -> dict[str, Any]:
+    """A line holds its own digest: an answer that was changed in the file is computed again, not believed."""
+    return {"chunk": key, "digest": hashlib.sha256(dumps(output).encode()).hexdigest()[:16], "output": output}
 
 
 def _finished(path: Path, chunks: Sequence[Sequence[Example]], keys: Sequence[str]) -> list[Output]:
@@ -130,6 +136,7 @@ def _finished(path: Path, chunks: Sequence[Sequence[Example]], keys: Sequence[st
 def _read(line: bytes, key: str) -> Output | None:
     try:
         record = json.loads(line)
-        return from_line(record["output"]) if line.endswith(b"\n") and record["chunk"] == key else None
+        whole = line.endswith(b"\n") and record == _line(key, record["output"])
+        return from_line(record["output"]) if whole else None
     except (ValueError, KeyError, TypeError):
         return None
