@@ -19,7 +19,8 @@ from toolkit.inference.packed import HEAD_ROWS, Packed
 from toolkit.inference.plain import plain_answers, plain_scores
 from toolkit.inference.plan import QUERY_BLOCK
 from toolkit.inference.sampling import Picker, Row
-from toolkit.inference.scoring import build_trie, tree_scores
+from toolkit.inference.scoring import tree_scores
+from toolkit.inference.trie import build_trie
 
 Rows = list[tuple[int, ...]]
 TOLERANCE = 1e-4
@@ -29,6 +30,14 @@ SLIDING: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 7},
     "gemma3_text": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
 }
+
+
+@pytest.fixture(params=["bands", "stretches"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Short rows go into bands; without, every row is a stretch, as long ones are."""
+    if request.param == "stretches":
+        monkeypatch.setattr("toolkit.inference.plan.BAND_TOKENS", 0)
+    return str(request.param)
 
 
 def rows_of(seed: int, count: int, shortest: int = 1, longest: int = 12) -> Rows:
@@ -104,19 +113,23 @@ def test_every_proven_family_has_a_tiny_model_here(make_module: Callable[..., An
     assert [why_plain(make_module(family)) for family in PROVEN_FAMILIES] == [None] * len(PROVEN_FAMILIES)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
-def test_tree_scores_are_the_plain_ones(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
+def test_tree_scores_are_the_plain_ones(
+    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
+) -> None:
     module, rows = make_module(family), rows_of(1, 5)
     wanted = plainly_scored(module, rows, CHOICES, shared)
     for pass_tokens in (1, 16, 10_000):
         close(scored(module, rows, CHOICES, shared, pass_tokens), wanted)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
 def test_greedy_answers_are_the_plain_ones(
-    make_module: Callable[..., Any], family: str, shared: tuple[int, ...]
+    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
 ) -> None:
     module, rows = make_module(family), rows_of(2, 6)
     said = plainly_decoded(module, rows, shared, frozenset(), 9)
@@ -127,9 +140,12 @@ def test_greedy_answers_are_the_plain_ones(
         same_answers(decoded(module, rows, shared, stops, 9, pass_tokens, kept_tokens), wanted)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(SLIDING))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 61))], ids=["alone", "behind a prefix"])
-def test_sliding_windows_are_kept(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
+def test_sliding_windows_are_kept(
+    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
+) -> None:
     module, rows = sliding(make_module, family), rows_of(5, 5, longest=20)
     assert why_plain(module) is None
     scores = plainly_scored(module, rows, CHOICES, shared)
@@ -193,6 +209,15 @@ def test_any_choices_score_alike(
     close(scored(module, rows, choices, shared, pass_tokens), plainly_scored(module, rows, choices, shared))
 
 
+def test_a_pass_of_short_rows_is_cut_into_several_bands(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.inference.plan.BAND_SCORES", 200)
+    module, rows, shared = make_module("llama"), rows_of(7, 9), tuple(range(50, 54))
+    choices = CHOICES[:3] * 3
+    close(scored(module, rows, choices, shared, 10_000), plainly_scored(module, rows, choices, shared))
+
+
 def test_a_prompt_longer_than_a_block_of_queries(make_module: Callable[..., Any]) -> None:
     module, rows = make_module("llama"), rows_of(6, 2, QUERY_BLOCK + 20, QUERY_BLOCK + 40)
     close(scored(module, rows, CHOICES[:2], (), 10_000), plainly_scored(module, rows, CHOICES[:2], ()))
@@ -225,9 +250,9 @@ def test_finished_rows_leave_and_waiting_ones_enter(
     passes = []
     real = Packed.forward
 
-    def watched(self: Packed, ids: Any, positions: Any, plan: Any) -> Any:
-        passes.append((len(plan.steps.lengths) if plan.steps else 0, len(plan.stretches)))
-        return real(self, ids, positions, plan)
+    def watched(self: Packed, ids: Any, plan: Any) -> Any:
+        passes.append((len(plan.steps.lengths) if plan.steps else 0, len(plan.segments)))
+        return real(self, ids, plan)
 
     monkeypatch.setattr(Packed, "forward", watched)
     found = decoded(module, rows, (), stops, 6, 10_000, kept_tokens=4 * 15)

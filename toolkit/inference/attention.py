@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from toolkit.inference.plan import Plan, Stretch
+from toolkit.inference.plan import Band, Plan, Stretch
 
 NAME = "toolkit_packed"
 
@@ -52,8 +52,10 @@ def planned_attention(
     plan.store(module.layer_idx, keys, values)
     heads, tokens, size = query.shape[1:]
     found = query.new_empty(tokens, heads, size)
-    for one in plan.stretches:
-        _stretch(found, query[0], keys, values, plan, one, module.layer_idx, rules)
+    for stretch in plan.stretches:
+        _stretch(found, query[0], keys, values, plan, stretch, module.layer_idx, rules)
+    for band in plan.bands:
+        _band(found, query[0], keys, values, plan, band, module.layer_idx, rules)
     if plan.steps is not None:
         _steps(found, query[0], keys, values, plan, module.layer_idx, rules)
     return found[None], None
@@ -83,18 +85,57 @@ def _stretch(
     if behind:
         scores = torch.cat([_products(asked, plan.prefix.layers[layer][0], rules.scale), scores], dim=-1)
     scores = _capped(scores, rules)
-    by_token = scores.view(kinds, -1, size, scores.shape[-1])
-    inside = plan.inside(one, scores)
-    if inside is not None:
-        by_token[..., -size:] += inside
-    window = plan.window(one, rules.window, scores) if rules.window is not None else None
-    if window is not None:
-        by_token += window
+    _add_masks(scores.view(kinds, -1, size, scores.shape[-1]), plan, one, rules)
     shares = torch.softmax(scores, dim=-1)
     answer = torch.bmm(shares[..., behind:], own_values)
     if behind:
         answer = torch.baddbmm(answer, shares[..., :behind], plan.prefix.layers[layer][1])
     found[one.start : one.stop] = answer.view(-1, size, query.shape[-1]).transpose(0, 1)
+
+
+def _band(
+    found: torch.Tensor,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    plan: Plan,
+    one: Band,
+    layer: int,
+    rules: Rules,
+) -> None:
+    """B short rows: [B * H, G * T] queries on P + T keys each; the prefix is laid before every row's own keys."""
+    kinds, size, rows, width = keys.shape[0], query.shape[-1], len(one.segments), one.width
+    places = one.places.to(query.device)
+    asked = query.index_select(1, places).view(kinds, -1, rows, width, size).permute(2, 0, 1, 3, 4)
+    before = plan.prefix.layers[layer] if len(plan.prefix) else (None, None)
+    all_keys, all_values = (
+        _behind_prefix(own.index_select(1, places).view(kinds, rows, width, size).transpose(0, 1), shared)
+        for own, shared in zip((keys, values), before, strict=True)
+    )
+    scores = _products(asked.reshape(rows * kinds, -1, size), all_keys, rules.scale)
+    scores = _capped(scores, rules)
+    _add_masks(scores.view(rows, -1, width, scores.shape[-1]), plan, one, rules)
+    answer = torch.bmm(torch.softmax(scores, dim=-1), all_values)
+    answer = answer.view(rows, -1, width, size).transpose(1, 2).reshape(rows * width, -1, size)
+    real = one.real.to(query.device)
+    found[places[real]] = answer[real]
+
+
+def _behind_prefix(own: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+    """[B, H, T, d] behind [H, P, d], as [B * H, P + T, d]."""
+    if shared is None:
+        return own.flatten(0, 1)
+    return torch.cat([shared.expand(own.shape[0], -1, -1, -1), own], dim=2).flatten(0, 1)
+
+
+def _add_masks(scores: torch.Tensor, plan: Plan, one: Stretch | Band, rules: Rules) -> None:
+    """Adds what a block's tokens do not see to scores [B or H, heads, T, P + S]."""
+    inside = plan.inside(one, scores)
+    if inside is not None:
+        scores[..., -inside.shape[-1] :] += inside if inside.dim() == 2 else inside[:, None]
+    window = plan.window(one, rules.window, scores) if rules.window is not None else None
+    if window is not None:
+        scores += window if window.dim() == 2 else window[:, None]
 
 
 def _steps(
@@ -109,13 +150,12 @@ def _steps(
     """One token of each of B rows: the prefix in one product for all rows, own keys in one a row and head."""
     assert plan.steps is not None
     assert plan.slots is not None
-    start, rows, longest = plan.steps.start, len(plan.steps.lengths), max(plan.steps.lengths)
+    start, rows = plan.steps.start, len(plan.steps.lengths)
     kinds, size, behind = keys.shape[0], query.shape[-1], len(plan.prefix)
     asked = query[:, start : start + rows]  # [H * G, B, d]
     by_row = asked.transpose(0, 1).reshape(rows * kinds, -1, size)
     kept_keys, kept_values = plan.slots.layer(layer, keys, values)
-    own_keys = kept_keys[:rows, :, :longest].flatten(0, 1)
-    own_values = kept_values[:rows, :, :longest].flatten(0, 1)
+    own_keys, own_values = kept_keys[:rows].flatten(0, 1), kept_values[:rows].flatten(0, 1)  # a cut would be a copy
     scores = _products(by_row, own_keys, rules.scale)
     shared = scores.shape[1]
     if behind:

@@ -6,19 +6,22 @@ Prompts behind one prefix share its keys; samples of one prompt share its prefil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from toolkit.inference.keys_values import Prefix, Slots
 from toolkit.inference.packed import Packed
-from toolkit.inference.plan import Plan, Steps, Stretch, stretches
+from toolkit.inference.plan import Plan, Segment, Steps
 from toolkit.inference.sampling import Picker, Row
 
 MOST_SLOTS = 64
 REFILL_SHARE = 8
 """Waiting rows enter once an eighth of the slots is free: a pass for one short prompt is mostly overhead."""
+
+WORTH_RESHAPING = 1.2
+"""Slots are made smaller when that gives a fifth more of them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ class Request:
 
 @dataclass
 class Live:
-    """A row under way: its answer, and its own tokens in the slot."""
+    """A row under way: its answer, its own tokens in the slot, and how many these may become."""
 
     answer: Row
     kept: int
+    most: int
 
 
 def decode(packed: Packed, requests: Sequence[Request], prefix: Prefix, picker: Picker, kept_tokens: int) -> None:
@@ -43,39 +47,29 @@ def decode(packed: Packed, requests: Sequence[Request], prefix: Prefix, picker: 
     Args:
         kept_tokens: keys and values of so many tokens are kept at once (at least one request's).
     """
-    for wave, capacity in _waves(requests, picker.sampling.max_new_tokens):
-        needed = max(len(request.answers) for request in wave)
-        wanted = sum(len(request.answers) for request in wave)
-        rows = max(needed, min(wanted, MOST_SLOTS, kept_tokens // capacity))
-        _Wave(packed, prefix, picker, wave, Slots(rows, capacity)).run()
+    if requests:
+        _Decoding(packed, prefix, picker, requests, kept_tokens).run()
 
 
-def _waves(requests: Sequence[Request], new_tokens: int) -> Iterator[tuple[list[Request], int]]:
-    """Longest first; a wave's slots have one size, so a row under half of it waits for slots of its own size."""
-    lengths = [len(request.token_ids) + new_tokens for request in requests]
-    order = sorted(range(len(requests)), key=lambda place: (-lengths[place], place))
-    while order:
-        capacity = lengths[order[0]]
-        wave = [place for place in order if lengths[place] > capacity // 2]
-        yield [requests[place] for place in wave], capacity
-        order = order[len(wave) :]
-
-
-class _Wave:
-    """Slots 0 ... B-1 hold the rows under way, side by side."""
+class _Decoding:
+    """Slots 0 ... B-1 hold the rows under way, side by side; requests wait with the longest first."""
 
     def __init__(
-        self, packed: Packed, prefix: Prefix, picker: Picker, waiting: Sequence[Request], slots: Slots
+        self, packed: Packed, prefix: Prefix, picker: Picker, requests: Sequence[Request], kept_tokens: int
     ) -> None:
         self.packed = packed
         self.prefix = prefix
         self.picker = picker
-        self.waiting = list(waiting)
-        self.slots = slots
+        order = sorted(range(len(requests)), key=lambda place: (-len(requests[place].token_ids), place))
+        self.waiting = [requests[place] for place in order]
         self.live: list[Live] = []
+        capacity = self._needed()
+        answers = [len(request.answers) for request in requests]
+        self.slots = Slots(max(*answers, 1, min(sum(answers), MOST_SLOTS, kept_tokens // capacity)), capacity)
 
     def run(self) -> None:
         while self.waiting or self.live:
+            self._make_room()
             entering = self._entering()
             hidden = self._pass(entering)
             for request in entering:
@@ -83,9 +77,21 @@ class _Wave:
             self.picker.pick(self.packed.logits(hidden), [row.answer for row in self.live])
             self._leave()
 
+    def _needed(self) -> int:
+        """Own tokens of the longest row that is under way or waits, at its end."""
+        waiting = len(self.waiting[0].token_ids) + self.picker.sampling.max_new_tokens if self.waiting else 0
+        return max([waiting, *(row.most for row in self.live)])
+
+    def _make_room(self) -> None:
+        """Once the longest rows are done, more slots for the rest."""
+        needed = self._needed()
+        if self.waiting and self.slots.capacity >= WORTH_RESHAPING * needed and self.slots.rows < MOST_SLOTS:
+            self.slots.reshape(needed, len(self.live))
+
     def _entering(self) -> list[Request]:
         """The waiting requests that enter with this pass, longest first, within its tokens and the free slots."""
-        free = self.slots.rows - len(self.live)
+        free = min(self.slots.rows, max(MOST_SLOTS, len(self.waiting[0].answers) if self.waiting else 0))
+        free -= len(self.live)
         if self.live and free < max(1, self.slots.rows // REFILL_SHARE):
             return []
         entering: list[Request] = []
@@ -100,25 +106,22 @@ class _Wave:
 
     def _pass(self, entering: Sequence[Request]) -> torch.Tensor:
         """One new token of each live row, and the prompts that enter: hidden states [R, D], a row for each answer."""
-        behind = len(self.prefix)
         tokens = [row.answer.token_ids[-1] for row in self.live]
-        positions = [behind + row.kept for row in self.live]
         steps = Steps(0, tuple(row.kept + 1 for row in self.live)) if self.live else None
-        blocks: list[Stretch] = []
+        segments: list[Segment] = []
         last = list(range(len(self.live)))
         slot = len(self.live)
         for request in entering:
             done = self._head_start(request, slot)
             own = request.token_ids[done:]
-            blocks += stretches(len(tokens), len(own), behind, done, slot)
+            segments.append(Segment(len(tokens), len(own), done=done, slot=slot))
             tokens += own
-            positions += range(behind + done, behind + len(request.token_ids))
             last += [len(tokens) - 1] * len(request.answers)
             slot += len(request.answers)
         for row in self.live:
             row.kept += 1
-        plan = Plan(blocks, steps, self.prefix, self.slots)
-        return self.packed.forward(tokens, positions, plan)[torch.tensor(last, device=self.packed.device)]
+        hidden = self.packed.forward(tokens, Plan(segments, steps, self.prefix, self.slots))
+        return hidden[torch.tensor(last, device=self.packed.device)]
 
     def _head_start(self, request: Request, slot: int) -> int:
         """A prompt longer than a pass is run up to its last part by itself; how many of its tokens are done."""
@@ -134,7 +137,7 @@ class _Wave:
         for place, answer in enumerate(request.answers):
             if place:
                 self.slots.copy(first, first + place, size)
-            self.live.append(Live(answer, size))
+            self.live.append(Live(answer, size, size + self.picker.sampling.max_new_tokens))
 
     def _leave(self) -> None:
         """Finished rows leave; the last row takes a leaver's slot."""

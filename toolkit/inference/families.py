@@ -40,14 +40,14 @@ def why_plain(module: Any) -> str | None:
 
 def _probe(module: Any) -> str | None:
     from toolkit.inference.packed import Packed
-    from toolkit.inference.plan import Plan, stretches
+    from toolkit.inference.plan import Plan, Segment
 
     limit = min(module.config.vocab_size, 1000)
     ids = [(7 * place * place + 3 * place + 11) % limit for place in range(PROBE_TOKENS)]
     two = ids[: PROBE_TOKENS // 2]
-    plan = Plan([*stretches(0, len(ids), 0), *stretches(len(ids), len(two), 0)])
+    plan = Plan([Segment(0, len(ids)), Segment(len(ids), len(two))])
     try:
-        packed = Packed(module).forward(ids + two, [*range(len(ids)), *range(len(two))], plan).float()
+        packed = Packed(module).forward(ids + two, plan).float()
     except Exception as error:  # whatever a model that is not what it seems raises
         return f"its forward pass fails when packed ({type(error).__name__}: {error})"
     wanted = module.get_decoder()(input_ids=torch.tensor([ids], device=module.device), use_cache=False)

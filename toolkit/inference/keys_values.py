@@ -28,12 +28,14 @@ NO_PREFIX = Prefix((), ())
 class Slots:
     """Room for so many rows of at most `capacity` tokens each, a layer two tensors [rows, H, capacity, d].
 
-    The tensors are made when a layer first writes, for only its keys know their heads, sizes, dtype and device.
+    The tensors are made when a layer first writes, for only its keys know their heads, sizes, dtype and device. Later
+    shapes of the room (`reshape`) lie in the same memory.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
         self.rows = rows
         self.capacity = capacity
+        self._tokens = rows * capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +50,16 @@ class Slots:
             keys[target, :, :tokens] = keys[source, :, :tokens]
             values[target, :, :tokens] = values[source, :, :tokens]
 
+    def reshape(self, capacity: int, live: int) -> None:
+        """More and smaller slots in the same memory, when no row needs the old size any more.
+
+        Args:
+            live: the first so many slots keep what they hold.
+        """
+        self.rows, self.capacity = self._tokens // capacity, capacity
+        for index, (keys, values) in self._layers.items():
+            self._layers[index] = (self._reshaped(keys, live), self._reshaped(values, live))
+
     def prefix(self, token_ids: tuple[int, ...]) -> Prefix:
         """What stands in slot 0, as a prefix; the tensors are shared with the slot."""
         size = len(token_ids)
@@ -61,4 +73,17 @@ class Slots:
 
     def _room(self, like: torch.Tensor) -> torch.Tensor:
         # zeros, not empty: what stands behind a row's end is masked, but garbage times a weight of 0 may be nan
-        return like.new_zeros(self.rows, like.shape[0], self.capacity, like.shape[2])
+        room = like.new_zeros(self._tokens * like.shape[0] * like.shape[2])
+        return self._shaped(room, like.shape[0], like.shape[2])
+
+    def _shaped(self, room: torch.Tensor, heads: int, size: int) -> torch.Tensor:
+        whole = self.rows * self.capacity * heads * size
+        return room[:whole].view(self.rows, heads, self.capacity, size)
+
+    def _reshaped(self, old: torch.Tensor, live: int) -> torch.Tensor:
+        _, heads, _, size = old.shape
+        kept = old[:live, :, : self.capacity].clone()
+        room = old.new_empty(0).set_(old.untyped_storage(), 0, (self._tokens * heads * size,))
+        new = self._shaped(room, heads, size)
+        new[:live, :, : kept.shape[2]] = kept
+        return new

@@ -23,7 +23,7 @@ PREFIX_STEP = 16
 """A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
 make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
-KEPT_PASSES = 2
+KEPT_PASSES = 4
 """Keys and values of so many passes' tokens are kept while decoding."""
 
 SMALLEST_PASS = 256
@@ -106,7 +106,8 @@ class LocalModel:
         import torch
 
         from toolkit.inference.plain import plain_scores
-        from toolkit.inference.scoring import build_trie, tree_scores
+        from toolkit.inference.scoring import tree_scores
+        from toolkit.inference.trie import build_trie
 
         asked = [(row, tuple(map(tuple, one))) for row, one in zip(_ids(prompts), continuations, strict=True)]
         once = list(dict.fromkeys(asked))

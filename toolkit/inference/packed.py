@@ -14,7 +14,7 @@ import torch
 
 from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
-from toolkit.inference.plan import Plan, stretches
+from toolkit.inference.plan import Plan, Segment
 from toolkit.models.weights import shared_copy
 
 HEAD_ROWS = 128
@@ -43,9 +43,11 @@ class Packed:
         device: torch.device = self.module.device
         return device
 
-    def forward(self, token_ids: Sequence[int], positions: Sequence[int], plan: Plan) -> torch.Tensor:
-        """Hidden states [N, D] behind the last norm."""
-        where = torch.tensor([token_ids, positions], device=self.device)
+    def forward(self, token_ids: Sequence[int], plan: Plan) -> torch.Tensor:
+        """Hidden states [N, D] behind the last norm; the steps' tokens are packed first, then the segments'."""
+        behind = len(plan.prefix)
+        steps = [] if plan.steps is None else [behind + length - 1 for length in plan.steps.lengths]
+        where = torch.tensor([list(token_ids), [*steps, *plan.positions]], device=self.device)
         output = self._decoder(input_ids=where[:1], position_ids=where[1:], use_cache=False, plan=plan)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
@@ -63,9 +65,8 @@ class Packed:
         hidden = torch.empty(0)
         for done in range(0, len(token_ids), self.pass_tokens):
             part = token_ids[done : done + self.pass_tokens]
-            plan = Plan(stretches(0, len(part), len(prefix), done, slot), prefix=prefix, slots=slots)
-            behind = len(prefix) + done
-            hidden = self.forward(part, range(behind, behind + len(part)), plan)[-1:]
+            plan = Plan([Segment(0, len(part), done=done, slot=slot)], prefix=prefix, slots=slots)
+            hidden = self.forward(part, plan)[-1:]
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
