@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toolkit.inference import LocalModel, ScriptedModel
+    from toolkit.inference import LocalModel, RemoteModel, ScriptedModel
     from toolkit.recipe import load_recipe
     from toolkit.rendering import Draft, Renderer, Template
     from toolkit.retrieval import Chunking, Encoder, Retriever, read_folder
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "toolkit.inference": ("LocalModel", "ScriptedModel"),
+    "toolkit.inference": ("LocalModel", "RemoteModel", "ScriptedModel"),
     "toolkit.recipe": ("load_recipe",),
     "toolkit.rendering": ("Draft", "Renderer", "Template"),
     "toolkit.retrieval": ("Chunking", "Encoder", "Retriever", "read_folder"),
@@ -49,6 +49,7 @@ __all__ = [
     "Message",
     "Output",
     "Part",
+    "RemoteModel",
     "Renderer",
     "Retriever",
     "ScriptedModel",

@@ -66,9 +66,12 @@ class Narrator:
             return Told()  # a view must not stop a run
 
     def _on_notice(self, fields: Mapping[str, Any]) -> Told:
-        return Told(str(fields["text"]), Activity(str(fields["text"]).partition(":")[0] + ": fetching"))
+        text = str(fields["text"])
+        return Told(text) if fields.get("settled") else Told(text, Activity(text.partition(":")[0] + ": fetching"))
 
     def _on_model(self, fields: Mapping[str, Any]) -> Told:
+        if fields.get("url"):
+            return Told(f"model {fields['model']}: {' then '.join(fields['served'])}, served at {fields['url']}")
         where = f" on {fields['device']}" if fields.get("device") else ""
         return Told(f"model {fields['model']}: {fields['dtype']}{where} ({fields['why']})")
 

@@ -82,6 +82,21 @@ def test_what_a_run_would_refuse_is_an_error_too(command: Command, task: Path) -
     assert "splits are not disjoint" in result.stdout
 
 
+def test_a_recipe_over_a_server_is_checked_without_asking_it(
+    command: Command, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOST_KEY", raising=False)
+    entry = task.parent / "mine.yaml"
+    endpoint = "{url: http://127.0.0.1:9/v1, model: m, key_env: HOST_KEY}"  # nobody listens there
+    entry.write_text(f"name: mine\nkind: model\nsource: {{endpoint: {endpoint}}}\n")
+    result = command("validate", str(recipe(task)), f"model={entry}")
+    assert result.exit_code == 0, result.output
+    assert "note: http://127.0.0.1:9/v1 wants a key: put it into the environment variable HOST_KEY" in result.stdout
+    refused = command("validate", str(recipe(task)), f"model={entry}", "strategies.few_shot=[tune: {rank: 2}]")
+    assert refused.exit_code == 2
+    assert "tune: the model 'mine' cannot be tuned" in refused.stdout
+
+
 def test_overrides_are_checked_with_the_recipe(command: Command, task: Path) -> None:
     result = command("validate", str(recipe(task)), "strategies.few_shot.prompt.shotz=2")
     assert result.exit_code == 2
@@ -142,6 +157,27 @@ def test_pull_checks_every_name_before_it_fetches(command: Command, monkeypatch:
     result = command("models", "pull", "smollm2-135m-instruct-q4", "all-minilm-l6-v9")
     assert result.exit_code == 2
     assert "did you mean 'all-minilm-l6-v2'?" in result.stderr
+
+
+def test_a_served_model_is_shown_with_its_settings_and_needs_no_pull(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = next(line for line in command("models", "list").stdout.splitlines() if line.startswith("local-server "))
+    assert row.split()[-1] == "served"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nkind: model\nsource:\n  endpoint:\n    url: https://host.example/v1\n    model: large\n"
+        "    fallback: [small]\n    key_env: HOST_KEY\n    requests_per_minute: 60\n"
+    )
+    assert "HOST_KEY, not set" in command("models", "show", str(path)).stdout
+    monkeypatch.setenv("HOST_KEY", "sk-very-secret")
+    said = command("models", "show", str(path)).stdout
+    for part in ("https://host.example/v1", "large then small", "HOST_KEY, which is set", "60 a minute", "30 days"):
+        assert part in said
+    assert "secret" not in said
+    assert (
+        "mine: nothing to pull, it is served at https://host.example/v1" in command("models", "pull", str(path)).stdout
+    )
 
 
 def test_a_name_means_a_model_or_an_embedder() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from toolkit.errors import ModelError
 from toolkit.models.catalog import entries, read_entry, resolve
+from toolkit.models.fetch import fetch_weights, is_cached
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -20,7 +21,7 @@ def test_every_shipped_entry_is_valid_and_has_weights_of_its_own() -> None:
     assert {"all-minilm-l6-v2", "all-minilm-l6-v2-hub"} <= {entry.name for entry in embedders}
     every = models + embedders
     assert len({entry.source_digest for entry in every}) == len(every)
-    assert all(entry.licence for entry in every)
+    assert all(entry.licence for entry in every if entry.source.endpoint is None)
 
 
 def test_an_unknown_name_names_the_nearest_and_what_exists() -> None:
@@ -83,7 +84,7 @@ def test_all_problems_of_a_file_are_told_at_once_with_their_keys(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nkind: model\nsource: {}\n", "source: needs exactly one of wheel, hub, folder; found none"),
+        ("name: x\nkind: model\nsource: {}\n", "source: needs exactly one of wheel, hub, folder, endpoint; found none"),
         ("name: x\nkind: model\nsource: {folder: a, hub: {id: a/b}}\n", "found hub and folder"),
         ("name: y\nkind: model\nsource: {folder: a}\n", "must be that of the file, 'x'"),
         ("name: x\nname: y\n", "duplicate key"),
@@ -99,3 +100,49 @@ def test_all_problems_of_a_file_are_told_at_once_with_their_keys(tmp_path: Path)
 def test_contradictions_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read_entry(write(tmp_path, "x", text))
+
+
+SERVED = "name: served\nkind: {kind}\nsource:\n  endpoint: {{url: '{url}', model: small{more}}}\n"
+
+
+def served(folder: Path, url: str = "http://localhost:8000/v1/", kind: str = "model", more: str = "") -> Path:
+    return write(folder, "served", SERVED.format(kind=kind, url=url, more=f", {more}" if more else ""))
+
+
+def test_a_served_model_is_an_entry(tmp_path: Path) -> None:
+    entry = read_entry(served(tmp_path, more="fallback: [a, b], timeout_seconds: 5, prices: own.yaml"))
+    endpoint = entry.source.endpoint
+    assert endpoint is not None
+    assert (endpoint.url, endpoint.models) == ("http://localhost:8000/v1", ("small", "a", "b"))
+    assert endpoint.prices == str(tmp_path / "own.yaml")
+    assert str(entry.source) == "endpoint:http://localhost:8000/v1 small"
+
+
+def test_the_weights_of_a_served_model_cannot_be_fetched(tmp_path: Path) -> None:
+    entry = read_entry(served(tmp_path))
+    assert not is_cached(entry)
+    with pytest.raises(ModelError, match=r"is served at .*name a local model"):
+        fetch_weights(entry)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"url": "localhost:8000"}, "must be the server's base"),
+        ({"url": "https://me:secret@host/v1"}, "may hold no user, password"),
+        ({"url": "https://host/v1?key=secret"}, "a key comes from the variable"),
+        ({"kind": "embedder"}, "an embedder needs its weights here"),
+        ({"more": "key_env: sk-secret-1"}, "must name an environment variable"),
+        ({"more": "key: sk-secret"}, "source.endpoint.key: unknown key .did you mean 'key_env'"),
+        ({"more": "fallback: [small]"}, "repeats a model"),
+        ({"more": "concurrency: 0"}, "source.endpoint.concurrency: "),
+        ({"more": "retries: '5'"}, "source.endpoint.retries: "),
+        ({"more": "api: responses"}, "source.endpoint.api: "),
+    ],
+)
+def test_what_an_endpoint_cannot_be_is_refused_without_repeating_a_secret(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        read_entry(served(tmp_path, **changes))
+    assert "secret" not in str(caught.value)

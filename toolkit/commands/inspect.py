@@ -93,6 +93,10 @@ def _strategy(item: Shown, example: Example, contract: Any, tokenizer: Any, ids:
 
 def _sent(item: Shown, ids: bool) -> Iterator[str]:
     sent = item.output.prompt_token_ids
+    if sent is None and item.sent:
+        yield f"sent: these messages, digest {item.output.prompt_digest[:12]}"
+        yield from _barred(item.sent)
+        return
     if sent is None:
         yield "sent: no token ids are known (a hosted model, or no model was asked)"
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from toolkit.terminal import table
 
 if TYPE_CHECKING:
-    from toolkit.models import Entry
+    from toolkit.models import EndpointSource, Entry
 
 models = typer.Typer(
     help="List, fetch and show models and embedders.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -28,7 +29,7 @@ def list_entries() -> None:
 
     rows = [["name", "kind", "source", "licence", "here"]]
     for entry in [*entries("model"), *entries("embedder")]:
-        here = "yes" if is_cached(entry) else "no"
+        here = "served" if entry.source.endpoint is not None else "yes" if is_cached(entry) else "no"
         rows.append([entry.name, entry.kind, _short(str(entry.source)), entry.licence or "-", here])
     for line in table(rows):
         typer.echo(line)
@@ -50,6 +51,9 @@ def pull(
 
     found = [named(name) for name in names]  # all names are checked before anything is fetched
     for entry in found:
+        if entry.source.endpoint is not None:
+            typer.echo(f"{entry.name}: nothing to pull, it is served at {entry.source.endpoint.url}")
+            continue
         fetched = fetch_weights(entry, lambda text: typer.echo(text, err=True))
         typer.echo(f"{entry.name}: {fetched.folder}")
 
@@ -66,13 +70,34 @@ def show(
     rows.append(["source", str(entry.source)])
     if entry.note:
         rows.append(["note", entry.note.strip()])
-    if is_cached(entry):
+    if entry.source.endpoint is not None:
+        rows += _endpoint_rows(entry.source.endpoint)
+    elif is_cached(entry):
         folder = fetch_weights(entry).folder
         rows += [["folder", str(folder)], ["digest", weights_digest(folder)]]
     else:
         rows.append(["folder", f"not here yet: toolkit models pull {name}"])
     for line in table(rows):
         typer.echo(line)
+
+
+def _endpoint_rows(endpoint: EndpointSource) -> list[list[str]]:
+    """How a served model is asked. Of its key only whether it is there."""
+    variable, said = endpoint.key_env, "none"
+    if variable is not None:
+        said = f"in the environment variable {variable}, {'which is set' if os.environ.get(variable) else 'not set'}"
+    rate = endpoint.requests_per_minute
+    return [
+        ["url", endpoint.url],
+        ["model", " then ".join(endpoint.models)],
+        ["api", endpoint.api],
+        ["key", said],
+        ["at once", f"{endpoint.concurrency} requests{'' if rate is None else f', {rate:g} a minute'}"],
+        ["time-outs", f"{endpoint.connect_seconds:g} s to connect, {endpoint.timeout_seconds:g} s an answer"],
+        ["retries", str(endpoint.retries)],
+        ["answers", f"kept for {endpoint.expires_days:g} days"],
+        ["digest", f"{endpoint.digest} (of these settings; the weights have none)"],
+    ]
 
 
 def _short(source: str) -> str:

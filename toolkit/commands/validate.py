@@ -139,7 +139,8 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     from toolkit.meter import Meter
     from toolkit.recipe import load_recipe
     from toolkit.resources import cache_folder
-    from toolkit.runs.prepare import load_local, prepare
+    from toolkit.runs.hosted import missing_keys
+    from toolkit.runs.prepare import load_model, prepare
     from toolkit.store import Store
     from toolkit.tasks.load import load_task_with_sources
 
@@ -148,17 +149,19 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     task, sources = load_task_with_sources(recipe.task, recipe.path)
     problems, remarks = _embedder_problems(recipe), list[str]()
     meter = Meter(lambda name, fields: typer.echo(fields["text"], err=True) if name == "notice" else None)
+    store = Store(cache_folder() / "store")
 
     def load(name: str) -> FoundationModel:
         if model is not None or _is_here(name, recipe):
-            return load_local(name, recipe, meter)
+            return load_model(name, recipe, store, meter)
         remarks.append(f"the model '{name}' is not here: lengths are counted in words; to fetch it: --model {name}")
         return _absent(name)
 
     renderer = None
     try:
-        prepared = prepare(recipe, Store(cache_folder() / "store"), meter, load)
+        prepared = prepare(recipe, store, meter, load)
         renderer = next(iter(prepared.benches.values())).model.renderer
+        remarks += missing_keys(prepared.models.values())
     except ToolkitError as error:
         problems.append(str(error))
     return _examined(task, sources, renderer, problems, remarks)
@@ -191,7 +194,8 @@ def _renderer(model: str) -> Renderer:
 def _is_here(name: str, recipe: Recipe) -> bool:
     from toolkit.models import is_cached, resolve
 
-    return is_cached(resolve(name, "model", recipe.path))
+    entry = resolve(name, "model", recipe.path)
+    return entry.source.endpoint is not None or is_cached(entry)  # nothing of a served model need be here
 
 
 def _embedder_problems(recipe: Recipe) -> list[str]:
@@ -211,5 +215,5 @@ def _absent(name: str) -> FoundationModel:
     from toolkit.inference import ScriptedModel
 
     model = ScriptedModel(lambda prompt: "", name)
-    model.can_score = True
+    model.can_score = model.can_be_tuned = True
     return model

@@ -28,8 +28,11 @@ def write_columns(columns: Mapping[str, Sequence[object]], schema: pa.Schema, pa
         unfinished.unlink(missing_ok=True)
 
 
-def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
+def read_columns(path: Path, schema: pa.Schema, absent: Mapping[str, object] | None = None) -> pa.Table:
     """The schema's columns; further ones are left out.
+
+    Args:
+        absent: values for columns that an older file may lack.
 
     Raises:
         DataError: no such file, not parquet, a column is missing, has another type or nulls where none may be.
@@ -41,6 +44,9 @@ def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
         raise DataError(f"{path}: no such file")
     try:
         table = pq.ParquetFile(path).read()
+        for name, value in (absent or {}).items():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([value] * table.num_rows, schema.field(name).type))
         if missing := [name for name in schema.names if name not in table.column_names]:
             raise DataError(
                 f"{path}: columns are missing: {', '.join(missing)}; found: {', '.join(table.column_names)}"

@@ -22,8 +22,8 @@ ORIGINS = ("question", "demonstrations", "passages")
 class UsageRow:
     """What one output took.
 
-    `question`, `demonstrations`, `passages` and `other` are the prompt's tokens by origin. `price` is None where none
-    is known.
+    `question`, `demonstrations`, `passages` and `other` are the prompt's tokens by origin. `price` is in US dollars,
+    None where none is known. `answered_by` is empty but for hosted models.
     """
 
     strategy: str
@@ -38,6 +38,7 @@ class UsageRow:
     status: str
     termination: str
     price: float | None = None
+    answered_by: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -63,6 +64,8 @@ def usage_rows(strategy: str, seed: int | None, outputs: Sequence[Output]) -> li
                 calls=output.usage.calls,
                 status=output.status,
                 termination=output.termination,
+                price=output.usage.price,
+                answered_by=output.answered_by,
             )
         )
     return rows
@@ -88,7 +91,8 @@ def read_usage(path: Path) -> list[UsageRow]:
     Raises:
         DataError: no such file, not parquet, a column is missing or has another type.
     """
-    return [UsageRow(**row) for row in read_columns(path, _schema()).to_pylist()]
+    table = read_columns(path, _schema(), {"answered_by": ""})  # tables of before this was recorded lack it
+    return [UsageRow(**row) for row in table.to_pylist()]
 
 
 def _place(row: UsageRow) -> tuple[str, int, int, str]:
@@ -98,7 +102,7 @@ def _place(row: UsageRow) -> tuple[str, int, int, str]:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    texts = {"strategy", "example_id", "status", "termination"}
+    texts = {"strategy", "example_id", "status", "termination", "answered_by"}
     types = {name: pa.string() for name in texts} | {"price": pa.float64()}
     return pa.schema(
         [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from toolkit.models.adapted import adapter_digest, load_adapter, merged
     from toolkit.models.catalog import Entry, entries, read_entry, resolve
+    from toolkit.models.endpoint import EndpointSource
     from toolkit.models.fetch import Fetched, fetch_weights, is_cached
     from toolkit.models.hardware import Dtype, cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
     from toolkit.models.load import LoadedModel, load_pretrained
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dtype",
+    "EndpointSource",
     "Entry",
     "Fetched",
     "LoadedModel",
@@ -43,6 +45,7 @@ __all__ = [
 _PLACES = {
     "adapted": ("adapter_digest", "load_adapter", "merged"),
     "catalog": ("Entry", "entries", "read_entry", "resolve"),
+    "endpoint": ("EndpointSource",),
     "fetch": ("Fetched", "fetch_weights", "is_cached"),
     "hardware": ("Dtype", "cpu_flags", "describe", "resolve_device", "resolve_dtype", "tune_cpu"),
     "load": ("LoadedModel", "load_pretrained"),

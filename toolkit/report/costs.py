@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from toolkit.report import figures
 from toolkit.report.blocks import Block, Bullets, Cell, Column, Facts, Paragraph, Section, Subheading, Table
@@ -15,6 +16,9 @@ def costs(run: RunFiles) -> Section:
     if not run.ledger:
         return Section("costs", "Costs", (Paragraph("This run wrote no ledger: run the recipe to its end."),))
     blocks: list[Block] = [Subheading("Paid once"), _fixed(run), Subheading("Paid by every query"), _per_query(run)]
+    answered = answered_by(run)
+    if answered:
+        blocks += [Subheading("Hosted models"), Bullets(tuple(answered))]
     crossings = break_evens(run)
     if crossings:
         blocks += [Subheading("Break-even"), Bullets(tuple(crossings))]
@@ -34,6 +38,18 @@ def merge_sentence(run: RunFiles, name: str) -> str:
         return ""
     share, asked = figures.percent(merge["share"]), figures.counted(int(merge["examples"]), "answer")
     return f"{name}: merging the adapter into the weights would change {share} of {asked} on validation."
+
+
+def answered_by(run: RunFiles) -> list[str]:
+    """Which hosted model answered each strategy's examples; nothing where all models are local."""
+    lines = []
+    for name in run.ranked:
+        models = Counter(row.answered_by for row in run.usage if row.strategy == name and row.answered_by)
+        if models:
+            said = ", ".join(f"{model} {figures.counted(count, 'answer')}" for model, count in models.most_common())
+            mixed = "; these are answers of different models" if len(models) > 1 else ""
+            lines.append(f"{name}: {said}{mixed}.")
+    return lines
 
 
 def break_evens(run: RunFiles) -> list[str]:
@@ -96,7 +112,7 @@ def _per_query(run: RunFiles) -> Table:
         ]
         note = f"{latency['n']} timed one by one" if latency else "not timed one by one"
         rows.append(control_style(run, name, [Cell(name, note), *map(Cell, cells)]))
-    columns = (Column("Strategy", False), *map(Column, [*titles, *(["price of 1,000"] if priced else [])]))
+    columns = (Column("Strategy", False), *map(Column, [*titles, *(["price of 1,000 (USD)"] if priced else [])]))
     return Table(columns, tuple(rows), "p95 needs 20 one-by-one timings; controls are not timed.")
 
 

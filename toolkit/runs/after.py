@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.inference import FoundationModel
 from toolkit.meter import Meter
 from toolkit.runs.chunks import chunk_key
+from toolkit.runs.hosted import replayed_seconds
 from toolkit.runs.records import pretty
 from toolkit.store import Store, key_of, write_atomically
 from toolkit.strategies.system import System
@@ -50,13 +51,16 @@ def _merged_against_beside(system: System, base: FoundationModel, asked: Sequenc
 
 
 def time_one_by_one(system: System, examples: Sequence[Example], seed: int | None, known: int, meter: Meter) -> None:
-    """Answers examples one at a time, past every cache, each a `latency` stage; `known` were timed before."""
+    """Answers examples one at a time, past every cache, each a `latency` stage; `known` were timed before.
+
+    A hosted model is not asked (and paid) twice: its answers count with the seconds they took when they were given.
+    """
     for number, example in enumerate(examples):
         if number < known:
             continue
-        started = time.perf_counter()
+        replayed, started = replayed_seconds(system.model), time.perf_counter()
         system.answer([example])
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started + replayed_seconds(system.model) - replayed
         name = system.strategy.name
         meter.event(
             "stage", stage="latency", strategy=name, seed=seed, system=system.key, example=example.id, seconds=seconds

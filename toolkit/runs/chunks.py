@@ -25,9 +25,18 @@ from toolkit.tasks.output import Output
 
 
 def answer_in_chunks(
-    system: System, examples: Sequence[Example], size: int, path: Path, store: Store, meter: Meter, seed: int | None
+    system: System,
+    examples: Sequence[Example],
+    size: int,
+    path: Path,
+    store: Store | None,
+    meter: Meter,
+    seed: int | None,
 ) -> list[Output]:
     """All outputs, from the file where they stand, from the Store, or from the system.
+
+    Args:
+        store: None for what must not outlast this run: a hosted model's answers expire, and it keeps them itself.
 
     Raises:
         RunError: the disk cannot be written.
@@ -66,14 +75,16 @@ def chunk_key(system: System, chunk: Sequence[Example]) -> str:
     return key_of({"system": system.key, "examples": seen})
 
 
-def _chunk(system: System, chunk: Sequence[Example], key: str, store: Store) -> dict[str, Any]:
-    stored = store.get(key)
+def _chunk(system: System, chunk: Sequence[Example], key: str, store: Store | None) -> dict[str, Any]:
+    stored = None if store is None else store.get(key)
     if stored is not None:
         record: dict[str, Any] = json.loads((stored / "chunk.json").read_text(encoding="utf-8"))
         return {**record, "cached": True}
     started = time.perf_counter()
     outputs = [to_line(output) for output in system.answer(chunk)]
     record = {"outputs": outputs, "seconds": time.perf_counter() - started}
+    if store is None:
+        return {**json.loads(dumps(record)), "cached": False}
     folder = store.put(key, lambda target: _write(target / "chunk.json", record))
     return {**json.loads((folder / "chunk.json").read_text(encoding="utf-8")), "cached": False}
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
 from toolkit.errors import RecipeError, listing, nearest
 from toolkit.evaluation import metrics_for
 from toolkit.evaluation.metric import Metric
-from toolkit.inference import FoundationModel, LocalModel, Sampling
+from toolkit.inference import FoundationModel, LocalModel, RemoteModel, Sampling
 from toolkit.meter import Meter
 from toolkit.recipe import Recipe
 from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
+from toolkit.runs.environment import environment
+from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
@@ -30,8 +29,6 @@ from toolkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from toolkit.retrieval import Encoder
-
-VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
 
 ModelLoader = Callable[[str], FoundationModel]
 
@@ -67,7 +64,7 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     """Loads the task and the models and checks everything that can be checked before a model call.
 
     Args:
-        load: from a catalog name to a model; by default a local one through `toolkit.models`.
+        load: from a catalog name to a model; by default through `toolkit.models`, local or served.
 
     Raises:
         ToolkitError: all that is wrong with the recipe's task, adapters, splits, contrasts or lengths.
@@ -80,10 +77,12 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     check_splits(task)
     _check_adapters(recipe, task)
     with meter.stage("load"):
-        load_once = lru_cache(maxsize=None)(load or (lambda name: load_local(name, recipe, meter)))
+        load_once = lru_cache(maxsize=None)(load or (lambda name: load_model(name, recipe, store, meter)))
         embedder = _embedder(recipe, meter)
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
+    check_tunable(recipe, benches)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
+    recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
     for contrast in recipe.contrasts:
         check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
     for strategy in recipe.strategies:
@@ -92,6 +91,22 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     if recipe.over_length == "stop":
         _check_lengths(task, benches)
     return Prepared(recipe, task, benches, sheets, metrics)
+
+
+def load_model(name: str, recipe: Recipe, store: Store, meter: Meter) -> FoundationModel:
+    """A catalog entry's model: behind a server, which is not asked anything yet, or with its weights in this process.
+
+    Args:
+        store: keeps what the server answers.
+    """
+    from toolkit.models import resolve
+
+    entry = resolve(name, "model", recipe.path)
+    if entry.source.endpoint is None:
+        return load_local(name, recipe, meter)
+    model = RemoteModel.of(entry, store, lambda text: meter.event("notice", text=text, settled=True))
+    meter.event("model", model=name, url=model.endpoint.url, served=list(model.endpoint.models))
+    return model
 
 
 def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
@@ -111,7 +126,7 @@ def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
 def factor_sheet(bench: Bench) -> FactorSheet:
     conditions = bench.conditions
     return FactorSheet(
-        model=f"{bench.model.name} ({bench.model.digest[:12]})",
+        model=f"{bench.model.name} ({bench.model.digest[:12]}{falls_back(bench.model)})",
         dtype=str(bench.environment["dtype"]),
         decoding=_decoding_in_words(conditions.sampling),
         answer_by=str(conditions.likelihood) if conditions.answer_by == "likelihood" else conditions.answer_by,
@@ -129,25 +144,6 @@ def _decoding_in_words(sampling: Sampling) -> str:
         words += [f"{sampling.samples} samples"] if sampling.samples > 1 else []
     words += [f"up to {text!r}" for text in sampling.stop]
     return ", ".join(words)
-
-
-def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
-    """What bytes depend on besides content."""
-    facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
-    facts["code"] = code_digest()
-    facts["dtype"] = "none"
-    facts["batch_tokens"] = recipe.batch_tokens
-    facts["chunk_examples"] = recipe.chunk_examples
-    if isinstance(model, LocalModel):
-        import torch
-
-        facts |= {
-            "dtype": str(model.module.dtype).removeprefix("torch."),
-            "device": str(model.module.device.type),
-            "threads": torch.get_num_threads(),
-            "path": model.path,
-        }
-    return facts
 
 
 def _benches(
@@ -209,7 +205,7 @@ def _answer_by(asked: str | None, task: Task, model: FoundationModel) -> AnswerB
     if asked == "likelihood" and task.contract.kind != "choice":
         raise RecipeError("answer_by: likelihood needs a choice task; use generation")
     if asked == "likelihood" and not model.can_score:
-        raise RecipeError(f"answer_by: the model '{model.name}' cannot score choices; use generation")
+        raise RecipeError(f"answer_by: the model '{model.name}' cannot score choices; use `answer_by: generation`")
     return "likelihood" if asked == "likelihood" else "generation"
 
 
@@ -276,24 +272,6 @@ def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:
             reserved = max(map(len, renderer.continuations(written_choices(task.contract, task.test[0]))))
         examples = (*task.train, *task.validation, *task.test)
         check_lengths(examples, task, bench.conditions.template, renderer, context - reserved)
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Of the code that makes prompts, answers and weights: what it computed under another version is not believed."""
-    state = hashlib.sha256()
-    root = Path(__file__).resolve().parent.parent
-    for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
-        for path in sorted((root / package).glob("*.py")):
-            state.update(path.name.encode() + path.read_bytes())
-    return state.hexdigest()[:16]
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def seeds_of(strategy: Strategy, recipe: Recipe) -> tuple[int | None, ...]:

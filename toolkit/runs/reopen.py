@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from toolkit.errors import DataError, RunError, nearest
-from toolkit.inference import LocalModel
+from toolkit.inference import LocalModel, RemoteModel
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import load_recipe
 from toolkit.rendering import TrainingSequence
@@ -44,8 +44,8 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> LocalMod
 class Shown:
     """What one strategy did with one example.
 
-    `sent` is the prompt as text (control tokens visible), `trained` the sequence a tuned strategy would learn from
-    the example (None for strategies without weights, or where the target is unknown).
+    `sent` is the prompt as text (control tokens visible; a hosted model's messages), `trained` the sequence a tuned
+    strategy would learn from the example (None for strategies without weights, or where the target is unknown).
     """
 
     strategy: str
@@ -130,13 +130,26 @@ class FinishedRun:
     def _shown(self, strategy: Strategy, seed: int | None, output: Output, example: Example) -> Shown:
         model = self.prepared.benches[strategy.name].model
         ids, tokenizer = output.prompt_token_ids, model.renderer.tokenizer
-        sent = "" if ids is None or tokenizer is None else str(tokenizer.decode(list(ids)))
         system = self.system(strategy.name, seed)
+        if ids is None or tokenizer is None:
+            sent = self._messages_sent(system, output, example)
+        else:
+            sent = str(tokenizer.decode(list(ids)))
         trained = None
         if system.tuned and example.targets is not None:
             draft = system.drafts([example])[0]
             trained = model.renderer.training_sequence(draft, target_text(draft.contract, example))
         return Shown(strategy.name, seed, output, sent, trained)
+
+    def _messages_sent(self, system: System, output: Output, example: Example) -> str:
+        """What a hosted model was sent, built again; empty where that is not exactly what was sent (a part added
+        turns) or no model was asked."""
+        if not output.prompt_digest or not isinstance(system.model, RemoteModel):
+            return ""
+        prompt = system.renderer.prompt(system.drafts([example])[0])
+        if prompt.digest != output.prompt_digest:
+            return ""
+        return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
 
 
 def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | None = None) -> FinishedRun:

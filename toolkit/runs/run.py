@@ -18,6 +18,7 @@ from toolkit.resources import cache_folder
 from toolkit.runs.after import merge_report, time_one_by_one
 from toolkit.runs.chunks import answer_in_chunks
 from toolkit.runs.folder import RunFolder, opened, read_lines
+from toolkit.runs.hosted import check_keys, expires, tell_accounts
 from toolkit.runs.ledger import Costed, ledger
 from toolkit.runs.limits import machine_limits
 from toolkit.runs.manifest import manifest
@@ -88,6 +89,8 @@ def run(
 
 def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: ModelLoader | None) -> RunResult:
     prepared = prepare(recipe, store, meter, load)
+    recipe = prepared.recipe
+    check_keys(prepared.models.values())
     if not store.read:
         folder.forget()
     examples = prepared.task.test
@@ -95,6 +98,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
         examples = sample(examples, recipe.limit, recipe.seeds[0])
     write_atomically(folder.manifest, pretty(manifest(prepared, len(examples))))
     answered = _answer_all(prepared, examples, folder, store, meter)
+    tell_accounts(prepared.models.values(), meter)
     scorings = store.count_scoring(prepared.task.test_digest, recipe.digest)
     meter.event("statistics", strategies=len(answered))
     _write_tables(prepared, examples, answered, folder)
@@ -141,7 +145,8 @@ def _answer_all(
                 fitted = fit(strategy, seed, bench.seeded(seed), folder.system(strategy.name, seed), other)
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
                 path = folder.outputs(strategy.name, seed)
-                outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, store, meter, seed)
+                kept = None if expires(strategy, recipe, prepared.benches) else store
+                outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, kept, meter, seed)
             done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
     order = {strategy.name: place for place, strategy in enumerate(recipe.strategies)}
     return sorted(done.values(), key=lambda item: (order[item.strategy.name], item.seed or 0))

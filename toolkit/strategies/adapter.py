@@ -101,12 +101,14 @@ class Adapter(BaseModel):
     Class attributes:
         version: of the part's code; raise it when the same settings give another part.
         control: shown as a control, never as a candidate; the only adapters whose parts see gold spans.
+        tunes: its parts offer weights, so the model's own must be here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: ClassVar[str] = "1"
     control: ClassVar[bool] = False
+    tunes: ClassVar[bool] = False
 
     @property
     def seeded(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from toolkit.errors import FairnessError, OverLengthError, RecipeError
-from toolkit.inference.model import FoundationModel, Sampling
+from toolkit.inference.model import FoundationModel, Generation, Sampling
 from toolkit.prompting import shows_itself
 from toolkit.rendering.draft import Draft, Passage
 from toolkit.rendering.fit import fitted
@@ -194,11 +194,8 @@ class System:
                 termination=said.termination,
                 confidence=said.confidence,
                 samples=tuple(one.text for one in (said, *said.alternatives)) if said.alternatives else (),
-                usage=Usage(
-                    prompt.tokens_by_origin,
-                    sum(len(one.token_ids) for one in (said, *said.alternatives)),
-                    1 + len(said.alternatives),
-                ),
+                usage=_generation_usage(prompt, said),
+                answered_by="" if said.bill is None else said.bill.model,
             )
             outputs.append(_with_prompt(output, draft, prompt))
         return outputs
@@ -263,6 +260,16 @@ def written_choices(contract: AnswerContract, example: Example) -> list[str]:
     """The texts an example's likelihoods are compared over: its labels, then the abstention phrase if there is one."""
     texts = [contract.write(label) for label in choices_of(contract, example)]
     return texts if contract.abstention is None else [*texts, contract.abstention]
+
+
+def _generation_usage(prompt: Prompt, said: Generation) -> Usage:
+    """Of all samples, by our own count or by a hosted model's bills: of its prompt's tokens nobody knows the origin."""
+    every = (said, *said.alternatives)
+    if said.bill is None:
+        return Usage(prompt.tokens_by_origin, sum(len(one.token_ids) for one in every), len(every))
+    bills = [one.bill for one in every if one.bill is not None]
+    each = [Usage({"other": bill.prompt_tokens}, bill.completion_tokens, bill.requests, bill.price) for bill in bills]
+    return sum(each[1:], each[0])
 
 
 def _wrapped(part: Part, inner: Responder) -> Responder:

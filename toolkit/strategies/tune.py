@@ -25,6 +25,8 @@ class TuneAdapter(Adapter, TuneSettings):
 
     """
 
+    tunes = True
+
     @property
     def seeded(self) -> bool:
         return True

@@ -26,17 +26,28 @@ class RetrievedPassage:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer: the prompt's by origin, and what was generated or scored."""
+    """Tokens of one answer: the prompt's by origin, and what was generated or scored.
+
+    A hosted model's are by the server's own count, `calls` its requests (repeated ones included), and `price` in US
+    dollars that of the calls whose price is known; None where none is.
+    """
 
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
     completion_tokens: int = 0
     calls: int = 0
+    price: float | None = None
 
     def __add__(self, other: Usage) -> Usage:
         origins = dict(self.prompt_tokens)
         for origin, tokens in other.prompt_tokens.items():
             origins[origin] = origins.get(origin, 0) + tokens
-        return Usage(origins, self.completion_tokens + other.completion_tokens, self.calls + other.calls)
+        prices = [price for price in (self.price, other.price) if price is not None]
+        return Usage(
+            origins,
+            self.completion_tokens + other.completion_tokens,
+            self.calls + other.calls,
+            sum(prices) if prices else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Output:
         prompt_token_ids: the exact ids sent; None for a hosted model.
         prompt_digest: of what was sent.
         error: what went wrong, for status error.
+        answered_by: which of a hosted model's names answered: another than the first after a fallback. Empty where
+            only one model can.
     """
 
     example_id: str
@@ -82,6 +95,7 @@ class Output:
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_digest: str = ""
     error: str = ""
+    answered_by: str = ""
 
     @property
     def margin(self) -> float | None:

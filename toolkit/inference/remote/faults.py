@@ -1,0 +1,39 @@
+"""What can go wrong with one request, and whether asking again may help."""
+
+from __future__ import annotations
+
+
+class Fault(Exception):
+    """No answer to one request.
+
+    Args:
+        reason: what happened, for a person; never with the key in it.
+        advice: what to do about it.
+        wait_seconds: how long the server asks to be left alone; None where it says nothing.
+    """
+
+    def __init__(self, reason: str, advice: str = "", wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.advice = advice
+        self.wait_seconds = wait_seconds
+
+
+class Passing(Fault):
+    """Asking again may help: a full, slow or broken server, or half an answer."""
+
+
+class Refused(Fault):
+    """This model will not answer this request, however often it is asked; another model may."""
+
+
+class Unknown(Refused):
+    """The server has no such model: it need not be asked for it again."""
+
+
+class Hopeless(Fault):
+    """No model of this server will answer, however often it is asked: a wrong key, a redirection."""
+
+
+class GivenUp(Exception):
+    """Another request of the batch failed for good, or the run was interrupted: nothing more is sent."""

@@ -1,0 +1,55 @@
+"""Clock and RateLimit: when the next request may be sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def _wait(seconds: float, stop: threading.Event) -> None:
+    stop.wait(seconds)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times and waiting, so that tests need not wait.
+
+    Attributes:
+        wall: seconds since 1970: when an answer was given, what a Retry-After date means.
+        steady: seconds that never jump: time-outs and rates.
+        wait: waits so many seconds, or until the event is set.
+    """
+
+    wall: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+    wait: Callable[[float, threading.Event], None] = _wait
+
+
+class RateLimit:
+    """Hands out sending times: evenly spaced, and none while the server asked to be left alone.
+
+    Args:
+        per_minute: requests a minute, at most; None for no limit.
+    """
+
+    def __init__(self, per_minute: float | None, clock: Clock) -> None:
+        self._spacing = 0.0 if per_minute is None else 60.0 / per_minute
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def take(self, stop: threading.Event) -> None:
+        """Waits for the next free sending time."""
+        with self._lock:
+            now = self._clock.steady()
+            at = max(now, self._next)
+            self._next = at + self._spacing
+        if at > now:
+            self._clock.wait(at - now, stop)
+
+    def hold(self, seconds: float) -> None:
+        """No further request for so many seconds, whichever thread would send it."""
+        with self._lock:
+            self._next = max(self._next, self._clock.steady() + seconds)

@@ -1,0 +1,51 @@
+"""What an answer's bytes depend on besides content: code, versions, dtype, threads."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from toolkit.inference import FoundationModel, LocalModel
+from toolkit.recipe import Recipe
+
+VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
+
+
+def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
+    """What bytes depend on besides content."""
+    facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
+    facts["code"] = code_digest()
+    facts["dtype"] = "none"
+    facts["batch_tokens"] = recipe.batch_tokens
+    facts["chunk_examples"] = recipe.chunk_examples
+    if isinstance(model, LocalModel):
+        import torch
+
+        facts |= {
+            "dtype": str(model.module.dtype).removeprefix("torch."),
+            "device": str(model.module.device.type),
+            "threads": torch.get_num_threads(),
+            "path": model.path,
+        }
+    return facts
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Of the code that makes prompts, answers and weights: what it computed under another version is not believed."""
+    state = hashlib.sha256()
+    root = Path(__file__).resolve().parent.parent
+    for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
+        for path in sorted((root / package).rglob("*.py")):
+            state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
