@@ -11,6 +11,7 @@ from typer.testing import Result
 import toolkit.recipe
 import toolkit.runs.run
 from toolkit.commands.verdicts import result_lines, verdict_table
+from toolkit.recipe.schema import Decoding
 from toolkit.runs.run import RunResult
 from toolkit.terminal import painted
 
@@ -29,7 +30,7 @@ def finished(
         return RunResult(out or Path("runs/small"), comparison, ledger)
 
     strategy = SimpleNamespace(name="zero_shot", seeded=False, uses=())
-    recipe = SimpleNamespace(name="small", strategies=(strategy,), seeds=(0,))
+    recipe = SimpleNamespace(name="small", strategies=(strategy,), seeds=(0,), decoding_of=lambda name: Decoding())
     monkeypatch.setattr(toolkit.recipe, "load_recipe", lambda name, overrides: recipe)
     monkeypatch.setattr(toolkit.runs.run, "run", run)
     return command

@@ -1,0 +1,35 @@
+"""Which models take the packed path, and how one that must not is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.inference.families import PROVEN_FAMILIES, why_plain
+
+
+def test_every_proven_family_has_a_tiny_model_here(make_module: Callable[..., Any]) -> None:
+    assert [why_plain(make_module(family)) for family in PROVEN_FAMILIES] == [None] * len(PROVEN_FAMILIES)
+
+
+def test_what_cannot_be_proven_takes_the_plain_path_and_says_why(make_module: Callable[..., Any]) -> None:
+    assert "gpt_neox" in (why_plain(make_module("gpt_neox")) or "")
+    odd = make_module("llama", fresh=True)
+    odd.config.layer_types = ["linear_attention", "full_attention"]
+    assert "linear_attention" in (why_plain(odd) or "")
+    cross = make_module("gpt2", fresh=True)
+    cross.config.add_cross_attention = True
+    assert why_plain(cross) == "it attends to another model"
+
+
+def test_a_family_that_computes_otherwise_than_it_says_is_found_out(make_module: Callable[..., Any]) -> None:
+    module = make_module("llama", fresh=True)
+    real = module.model.layers[0].self_attn.forward
+
+    def leaning(*given: Any, **named: Any) -> Any:
+        """An attention layer of a release to come, which looks at the padding of its batch."""
+        answer, shares = real(*given, **named)
+        return answer + 0.5 * named["hidden_states"].mean(dim=1, keepdim=True), shares
+
+    module.model.layers[0].self_attn.forward = leaning
+    assert "differ" in (why_plain(module) or "")
