@@ -224,7 +224,8 @@ def test_a_prompt_longer_than_a_block_of_queries(make_module: Callable[..., Any]
 
 def test_more_scored_rows_than_the_head_takes_at_once(make_module: Callable[..., Any]) -> None:
     module, rows = make_module("llama"), rows_of(3, 2)
-    many = tuple((token, token + 1, 2) for token in range(4, 4 + HEAD_ROWS + 20))
+    many = tuple((token, token + 1, 2) for token in range(4, 290))
+    assert 2 * len(many) > HEAD_ROWS
     close(scored(module, rows, [many, many], (), 10_000), plainly_scored(module, rows, [many, many], ()))
 
 

@@ -146,7 +146,13 @@ def _answered(output: Output) -> Iterator[str]:
     yield f"answered: {answer} ({output.status}, ended by {output.termination}{confidence})"
     if output.text and output.text != output.answer:
         yield from _named("in its words", output.text)
-    for name, values in (("cites", output.citations), ("tool calls", output.tool_calls), ("trace", output.trace)):
+    listed = {
+        "samples": output.samples,
+        "cites": output.citations,
+        "tool calls": output.tool_calls,
+        "trace": output.trace,
+    }
+    for name, values in listed.items():
         if values:
             yield from _named(name, "\n".join(values))
 
@@ -157,7 +163,8 @@ def _choices(output: Output, example: Example, contract: Any) -> Iterator[str]:
     if output.choice_scores is None:
         return
     scored = sorted(zip(output.choice_scores, choices_of(contract, example), strict=False), reverse=True)
-    yield f"choices by log-likelihood (best {min(BEST_CHOICES, len(scored))} of {len(scored)}):"
+    lead = "" if output.margin is None else f", the best leads by {output.margin:.3f}"
+    yield f"choices by log-likelihood (best {min(BEST_CHOICES, len(scored))} of {len(scored)}{lead}):"
     for score, choice in scored[:BEST_CHOICES]:
         yield f"  {score:9.3f}  {choice}{'  (gold)' if choice in (example.targets or ()) else ''}"
 

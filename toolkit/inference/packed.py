@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
 from toolkit.inference.plan import Plan, Segment
 from toolkit.models.weights import shared_copy
 
-HEAD_ROWS = 128
-"""Rows of the vocabulary product made at once: their logits in fp32 stay in the processor's cache."""
+HEAD_ROWS, HEAD_TOKENS = 512, 2048
+"""Rows and tokens of a piece of the vocabulary product: its logits in fp32 stay near the processor."""
 
 
 class Packed:
@@ -77,25 +78,34 @@ class Packed:
     def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """log p(tokens[i] | hidden[rows[i]]) in fp32, shape [len(rows)]; the head is applied once a hidden row [R, D].
 
-        `rows` must be sorted. Where the head is a plain product, a token's own logit is made in fp32: in bf16 it would
-        be rounded to steps of an eighth, which decides between close choices.
+        Where the head is a plain product, a token's own logit is made in fp32: in bf16 it would be rounded to steps of
+        an eighth, which decides between close choices.
         """
         head = self.module.get_output_embeddings()
         plain = type(head) is torch.nn.Linear and head.bias is None
-        found = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
-        bounds = torch.searchsorted(rows, torch.arange(0, len(hidden) + HEAD_ROWS, HEAD_ROWS, device=rows.device))
-        for start, first, last in zip(
-            range(0, len(hidden), HEAD_ROWS), bounds.tolist(), bounds.tolist()[1:], strict=False
-        ):
-            logits = self.logits(hidden[start : start + HEAD_ROWS])
-            norm = torch.logsumexp(logits, dim=-1)
-            here, wanted = rows[first:last], tokens[first:last]
+        norms, own = [], torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), HEAD_ROWS):
+            part = hidden[start : start + HEAD_ROWS]
             if plain:
-                own = self._capped((hidden[here].float() * head.weight[wanted].float()).sum(dim=-1))
+                norms.append(self._norms(part, head.weight))
             else:
-                own = logits[here - start, wanted]
-            found[first:last] = own - norm[here - start]
-        return found
+                here = (rows >= start) & (rows < start + HEAD_ROWS)
+                logits = self.logits(part)
+                own[here] = logits[rows[here] - start, tokens[here]]
+                norms.append(torch.logsumexp(logits, dim=-1))
+        for start in range(0, len(rows) if plain else 0, HEAD_ROWS):
+            some = slice(start, start + HEAD_ROWS)
+            products = hidden[rows[some]].float() * head.weight[tokens[some]].float()
+            own[some] = self._capped(products.sum(dim=-1))
+        return own - torch.cat(norms)[rows]
+
+    def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """log of the sum of exp over the vocabulary, [R] in fp32, piece by piece: [R, V] never stands in memory."""
+        parts = [
+            torch.logsumexp(self._capped(functional.linear(hidden, piece).float()), dim=-1)
+            for piece in weight.split(HEAD_TOKENS)
+        ]
+        return torch.logsumexp(torch.stack(parts), dim=0)
 
     def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         """The soft cap that Gemma 2 puts on its logits."""

@@ -7,6 +7,7 @@ SpecInfer, Miao et al. 2023, used here for scoring).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -61,19 +62,16 @@ def _gathered(packed: Packed, hidden: torch.Tensor, tries: Sequence[Trie]) -> li
     """Sums over each continuation's steps. Of `hidden` [R, D] a trie has its context's row, then its nodes'."""
     sources: list[int] = []
     tokens: list[int] = []
-    spans: list[tuple[int, int]] = []
+    starts: list[int] = []
     first = 0
     for trie in tries:
-        spans.append((len(sources), len(sources) + len(trie.edges)))
+        starts.append(len(sources))
         sources += [first + source + 1 for source, _ in trie.edges]
         tokens += [token for _, token in trie.edges]
         first += len(trie.tokens) + 1
-    order = torch.tensor(sources).argsort(stable=True)
-    wanted = torch.tensor(sources)[order].to(hidden.device), torch.tensor(tokens)[order].to(hidden.device)
-    found = packed.log_probabilities(hidden, *wanted).cpu()
-    logs = torch.empty_like(found)
-    logs[order] = found
+    wanted = torch.tensor(sources, device=hidden.device), torch.tensor(tokens, device=hidden.device)
+    logs = packed.log_probabilities(hidden, *wanted).tolist()
     return [
-        tuple(float(logs[start:end][list(path)].sum()) for path in trie.paths)
-        for (start, end), trie in zip(spans, tries, strict=True)
+        tuple(math.fsum(logs[start + edge] for edge in path) for path in trie.paths)
+        for start, trie in zip(starts, tries, strict=True)
     ]
