@@ -1,7 +1,7 @@
 """Keys and values that outlive one forward pass: a shared prefix, and slots of rows under way.
 
 Letters: H key-value heads, P prefix tokens, d head size, L layers. Buffers are made once and written in place: nothing
-grows by concatenation, and a prefix stands in memory once however many rows attend to it.
+grows by concatenation, and a prefix is kept once however many rows attend to it.
 """
 
 from __future__ import annotations

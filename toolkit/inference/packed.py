@@ -97,7 +97,11 @@ class Packed:
             some = slice(start, start + HEAD_ROWS)
             products = hidden[rows[some]].float() * head.weight[tokens[some]].float()
             own[some] = self._capped(products.sum(dim=-1))
-        return own - torch.cat(norms)[rows]
+        norm = torch.cat(norms)[rows]
+        if plain and hidden.dtype != torch.float32:
+            # the norm has the token's rounded logit in it: with the exact one no probability comes out above 1
+            norm = norm + torch.log1p((own - norm).exp() - (own.to(hidden.dtype).float() - norm).exp())
+        return own - norm
 
     def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """log of the sum of exp over the vocabulary, [R] in fp32, piece by piece: [R, V] never stands in memory."""
