@@ -13,6 +13,7 @@ import torch
 from toolkit.errors import ModelError
 from toolkit.inference import LocalModel, Sampling
 from toolkit.inference.keys_values import Slots
+from toolkit.inference.local import KEPT_PASSES, SMALLEST_PASS
 from toolkit.inference.packed import Packed
 from toolkit.inference.sampling import Picker, Row
 from toolkit.rendering import Draft, Prompt, Renderer, Template
@@ -81,22 +82,22 @@ def test_sampling_that_cannot_be_done_is_refused(settings: dict[str, Any], expec
 
 
 def test_samples_beyond_the_memory_for_keys_are_drawn_in_turns(
-    tiny_model: LocalModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    tiny_model: LocalModel, renderer: Renderer, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = Sampling(4, temperature=1.0, samples=9)
     together = tiny_model.generate(prompts[:2], many)
-    monkeypatch.setattr("toolkit.inference.local.KEPT_PASSES", 0.15)
+    small = LocalModel(tiny_model.module, renderer, "small", "digest", 512, batch_tokens=SMALLEST_PASS)
     made: list[int] = []
     real = Slots.__init__
     monkeypatch.setattr(
-        Slots, "__init__", lambda self, rows, capacity: made.append(rows * capacity) or real(self, rows, capacity)
+        Slots, "__init__", lambda self, rows, size, layers: made.append(rows * size) or real(self, rows, size, layers)
     )
-    apart = tiny_model.generate(prompts[:2], many)
+    apart = small.generate(prompts[:2], many)
     assert [one.token_ids for one in apart] == [one.token_ids for one in together]
     assert [[more.token_ids for more in one.alternatives] for one in apart] == [
         [more.token_ids for more in one.alternatives] for one in together
     ]
-    assert max(made) <= 0.15 * tiny_model.batch_tokens
+    assert max(made) <= KEPT_PASSES * SMALLEST_PASS < 9 * len(prompts[0].token_ids or ())
 
 
 def test_confidence_is_by_the_model_and_not_by_the_temperature() -> None:

@@ -281,8 +281,9 @@ def test_samples_stand_in_the_output_and_are_all_paid_for(
         assert len(output.samples) == 3
         assert output.samples[0] == output.text
         assert output.usage.calls == 3
-    drawn = tiny_model.generate([tiny_model.renderer.prompt(Draft(text_task.test[0], template, text_task.contract))], sampling)
-    tokens = sum(len(one.token_ids) for one in (drawn[0], *drawn[0].alternatives))
+    prompt = tiny_model.renderer.prompt(Draft(text_task.test[0], template, text_task.contract))
+    (drawn,) = tiny_model.generate([prompt], sampling)
+    tokens = sum(len(one.token_ids) for one in (drawn, *drawn.alternatives))
     assert System(PLAIN, [], tiny_model, conditions).answer(text_task.test[:1])[0].usage.completion_tokens == tokens
 
 

@@ -73,7 +73,8 @@ class _Decoding:
         self.live: list[Live] = []
         capacity = self._needed()
         answers = [len(request.answers) for request in requests]
-        self.slots = Slots(max(*answers, 1, min(sum(answers), MOST_SLOTS, kept_tokens // capacity)), capacity)
+        rows = max(*answers, 1, min(sum(answers), MOST_SLOTS, kept_tokens // capacity))
+        self.slots = Slots(rows, capacity, packed.layers)
 
     def run(self) -> None:
         while self.waiting or self.live:

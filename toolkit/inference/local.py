@@ -23,7 +23,7 @@ PREFIX_STEP = 16
 """A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
 make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
-KEPT_PASSES = 4
+KEPT_PASSES = 3
 """Keys and values of so many passes' tokens are kept while decoding."""
 
 SMALLEST_PASS = 256

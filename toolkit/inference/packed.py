@@ -40,6 +40,11 @@ class Packed:
         self._decoder = self.module.get_decoder()
 
     @property
+    def layers(self) -> int:
+        """Attention layers, each with keys of its own."""
+        return int(self.module.config.num_hidden_layers)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.module.device
         return device
@@ -57,7 +62,7 @@ class Packed:
         """Keys and values of a prefix that rows share."""
         if not token_ids:
             return NO_PREFIX
-        slots = Slots(1, len(token_ids))
+        slots = Slots(1, len(token_ids), self.layers)
         self.fill(token_ids, NO_PREFIX, slots)
         return slots.prefix(tuple(token_ids))
 

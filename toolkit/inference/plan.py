@@ -53,8 +53,8 @@ class Segment:
 class Stretch:
     """Tokens [start, stop) of one row, keys from the pass (from `first` on) or from a slot (its first `kept`).
 
-    `ancestors` is [T, A], True where a token sees one of the row's last A keys (a trie's nodes); None is causal. `positions` are those of the
-    tokens and `key_positions` those of the row's own keys, for sliding windows.
+    `ancestors` is [T, A], True where a token sees one of the row's last A keys (a trie's nodes); None is causal.
+    `positions` are those of the tokens and `key_positions` those of the row's own keys, for sliding windows.
     """
 
     start: int

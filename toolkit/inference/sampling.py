@@ -72,7 +72,8 @@ class Picker:
         chosen = self._from_nucleus(best, tokens, drawn)
         for row in (best.sum(dim=-1) < self.sampling.top_p).nonzero()[:, 0].tolist():  # flat ones need them all
             some = slice(row, row + 1)
-            chosen[some] = self._from_nucleus(*chances[some].sort(dim=-1, descending=True, stable=True), drawn[some])
+            ordered, order = chances[some].sort(dim=-1, descending=True, stable=True)
+            chosen[some] = self._from_nucleus(ordered, order, drawn[some])
         return chosen
 
     def _from_nucleus(self, ordered: torch.Tensor, tokens: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
