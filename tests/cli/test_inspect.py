@@ -35,7 +35,7 @@ cites: leave
 == vote ==
 sent: no token ids are known (a hosted model, or no model was asked)
 answered: "b" (answered, ended by scored)
-choices by log-likelihood (best 3 of 3, the best leads by 1.750):
+choices by score (best 3 of 3, the best leads by 1.750):
      -0.250  b
      -2.000  c
      -3.000  a

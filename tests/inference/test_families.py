@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+import torch
+
 from toolkit.inference.families import PROVEN_FAMILIES, why_plain
+from toolkit.inference.packed import Packed
 
 
 def test_every_proven_family_has_a_tiny_model_here(make_module: Callable[..., Any]) -> None:
@@ -20,6 +24,23 @@ def test_what_cannot_be_proven_takes_the_plain_path_and_says_why(make_module: Ca
     cross = make_module("gpt2", fresh=True)
     cross.config.add_cross_attention = True
     assert why_plain(cross) == "it attends to another model"
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_that_follow_the_length_of_a_row_take_the_plain_path(
+    make_module: Callable[..., Any], kind: str
+) -> None:
+    module = make_module("llama", fresh=True)
+    module.config.rope_parameters = {**module.config.rope_parameters, "rope_type": kind}
+    assert kind in (why_plain(module) or "")
+
+
+def test_a_full_gpu_is_not_taken_for_an_unproven_model(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Packed, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(torch.OutOfMemoryError):
+        why_plain(make_module("llama"))
 
 
 def test_a_family_that_computes_otherwise_than_it_says_is_found_out(make_module: Callable[..., Any]) -> None:

@@ -191,6 +191,9 @@ def test_a_gpu_out_of_memory_halves_the_pass_and_the_work_is_done_again(
     assert tried[:3] == [4096, 2048, 1024]
     for found, right in zip(tiny_model.score(prompts, choices), scores, strict=True):
         assert found == pytest.approx(right, abs=1e-4)
+    tried.clear()
+    tiny_model.generate(prompts, SAMPLING)
+    assert tried[0] == 4096, "a chunk must not depend on what the chunk before it ran out of"
     monkeypatch.setattr(Packed, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     with pytest.raises(torch.OutOfMemoryError):
         tiny_model.generate(prompts, SAMPLING)
@@ -201,3 +204,22 @@ def test_the_base_keeps_its_own_attention(tiny_model: LocalModel, prompts: list[
     before = tiny_model.module.config._attn_implementation
     tiny_model.generate(prompts, SAMPLING)
     assert tiny_model.module.config._attn_implementation == before == "sdpa"
+
+
+def test_a_continuation_without_tokens_is_refused(tiny_model: LocalModel, prompts: list[Prompt]) -> None:
+    with pytest.raises(ModelError, match="without tokens"):
+        tiny_model.score(prompts[:1], [[(5,), ()]])
+
+
+def test_no_log_likelihood_is_above_zero_in_bf16(
+    make_module: Callable[..., Any], renderer: Renderer, prompts: list[Prompt]
+) -> None:
+    """The normaliser is made of rounded logits, a token's own is exact: together they must not exceed certainty."""
+    module = make_module("llama", fresh=True)
+    module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight * 6, requires_grad=False)
+    model = LocalModel(module.bfloat16(), renderer, "sharp", "digest", 512)
+    said = model.generate(prompts, Sampling(1))
+    likely = [[one.token_ids[:1] or tuple(renderer.stop)] for one in said]
+    scores = [row[0] for row in model.score(prompts, likely)]
+    assert max(scores) > -0.5, "nothing is near certain: the test tests nothing"
+    assert max(scores) <= 1e-6

@@ -214,6 +214,16 @@ def test_a_pass_of_short_rows_is_cut_into_several_bands(
     close(scored(module, rows, choices, shared, 10_000), plainly_scored(module, rows, choices, shared))
 
 
+def test_more_nodes_than_a_block_of_queries(make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.inference.plan.BAND_TOKENS", 0)
+    monkeypatch.setattr("toolkit.inference.plan.QUERY_BLOCK", 3)
+    module, rows = make_module("llama"), rows_of(8, 5)
+    for shared in ((), tuple(range(50, 60))):
+        wanted = plainly_scored(module, rows, CHOICES, shared)
+        close(scored(module, rows, CHOICES, shared, 10_000), wanted)
+        close(scored(module, rows, CHOICES, shared, 4), wanted)
+
+
 def test_a_prompt_longer_than_a_block_of_queries(make_module: Callable[..., Any]) -> None:
     module, rows = make_module("llama"), rows_of(6, 2, QUERY_BLOCK + 20, QUERY_BLOCK + 40)
     close(scored(module, rows, CHOICES[:2], (), 10_000), plainly_scored(module, rows, CHOICES[:2], ()))

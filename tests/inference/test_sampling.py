@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from toolkit.errors import ModelError
 from toolkit.inference import LocalModel, Sampling
+from toolkit.inference.keys_values import Slots
+from toolkit.inference.local import KEPT_PASSES, SMALLEST_PASS
 from toolkit.inference.packed import Packed
 from toolkit.inference.sampling import Picker, Row
 from toolkit.rendering import Draft, Prompt, Renderer, Template
@@ -53,6 +56,48 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
     assert set(drawn(logits, Sampling(temperature=1.0, top_p=0.7))) == {1, 3}
     assert set(drawn(logits, Sampling(temperature=1.0, top_p=0.49))) == {1}
     assert drawn(logits, Sampling(temperature=1.0, top_p=0.7))[1] / 4000 == pytest.approx(0.5 / 0.8, abs=0.03)
+
+
+def test_a_nucleus_wider_than_what_is_looked_at_first_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([0.28, 0.26, 0.24, 0.22]).log().tolist()
+    wanted = drawn(logits, Sampling(temperature=1.0, top_p=0.75))
+    monkeypatch.setattr("toolkit.inference.sampling.NUCLEUS_TOKENS", 2)
+    assert drawn(logits, Sampling(temperature=1.0, top_p=0.75)) == wanted
+    assert set(wanted) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"samples": 0}, "samples"),
+        ({"stop": ("\n", "")}, "stop text"),
+    ],
+)
+def test_sampling_that_cannot_be_done_is_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ModelError, match=expected):
+        Sampling(**settings)
+
+
+def test_samples_beyond_the_memory_for_keys_are_drawn_in_turns(
+    tiny_model: LocalModel, renderer: Renderer, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = Sampling(4, temperature=1.0, samples=9)
+    together = tiny_model.generate(prompts[:2], many)
+    small = LocalModel(tiny_model.module, renderer, "small", "digest", 512, batch_tokens=SMALLEST_PASS)
+    made: list[int] = []
+    real = Slots.__init__
+    monkeypatch.setattr(
+        Slots, "__init__", lambda self, rows, size, layers: made.append(rows * size) or real(self, rows, size, layers)
+    )
+    apart = small.generate(prompts[:2], many)
+    assert [one.token_ids for one in apart] == [one.token_ids for one in together]
+    assert [[more.token_ids for more in one.alternatives] for one in apart] == [
+        [more.token_ids for more in one.alternatives] for one in together
+    ]
+    assert max(made) <= KEPT_PASSES * SMALLEST_PASS < 9 * len(prompts[0].token_ids or ())
 
 
 def test_confidence_is_by_the_model_and_not_by_the_temperature() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from toolkit.errors import RecipeError
 from toolkit.recipe import ContrastSpec, StrategyOverrides, load_recipe
-from toolkit.recipe.schema import StrategyDecoding
+from toolkit.recipe.schema import Decoding, Likelihood, StrategyDecoding
 from toolkit.tasks.schema import InlineTask
 
 Write = Callable[[str], Path]
@@ -92,6 +92,28 @@ def test_a_strategy_may_set_model_template_answer_by_and_decoding(write: Write) 
     assert recipe.overrides["base"] == StrategyOverrides()
     assert recipe.strategy("big").label() == "retrieve"
     assert recipe.models == {"large": "big-model"}
+
+
+def test_a_strategy_decodes_as_the_recipe_but_for_what_it_sets(write: Write) -> None:
+    recipe = load_recipe(
+        write(
+            """
+            task: t
+            model: m
+            decoding: {max_new_tokens: 9, temperature: 1, top_p: 0.9, samples: 3, stop: ["\\n", END]}
+            likelihood: {normalise: bytes, correct: unconditional}
+            strategies:
+              base: []
+              cold: [decoding: {temperature: 0, samples: 1, stop: []}]
+            """
+        )
+    )
+    assert recipe.decoding_of("base") == Decoding(
+        max_new_tokens=9, temperature=1.0, top_p=0.9, samples=3, stop=("\n", "END")
+    )
+    assert recipe.decoding_of("cold") == Decoding(max_new_tokens=9, temperature=0.0, top_p=0.9, samples=1, stop=())
+    assert recipe.likelihood == Likelihood(normalise="bytes", correct="unconditional")
+    assert load_recipe(write(recipe.text)).digest == recipe.digest
 
 
 def test_numbers_are_those_of_yaml_1_2(write: Write) -> None:

@@ -42,7 +42,8 @@ def test_each_seed_draws_its_own_answers_and_the_same_ones_again(world: Any, tmp
     ("changes", "expected"),
     [
         ({"decoding": {"samples": 3}}, "decoding.samples: greedy answers are all alike"),
-        ({"likelihood": {"normalise": "bytes"}}, "likelihood: answers are generated here"),
+        ({"decoding": {"top_p": 0.5}}, "decoding.top_p: greedy answers are not drawn"),
+        ({"likelihood": {"normalise": "bytes"}}, "likelihood: all answers are generated here"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(

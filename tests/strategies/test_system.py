@@ -254,6 +254,16 @@ def test_the_unconditional_likelihood_is_that_of_the_same_prompt_about_nothing(
     corrected = scores_by(choice_task, template, tiny_model, Likelihood(correct="unconditional"))
     for found, row in zip(corrected, sums, strict=True):
         assert found == pytest.approx([a - b for a, b in zip(row, anyway.choice_scores or (), strict=True)], abs=1e-4)
+    conditions = replace(conditions, likelihood=Likelihood(correct="unconditional"))
+    (paid,) = System(PLAIN, [], tiny_model, conditions).answer(choice_task.test[:1])
+    assert paid.usage.calls == 2
+    assert paid.usage.completion_tokens == 2 * anyway.usage.completion_tokens
+
+
+def test_an_input_with_a_shape_keeps_it_when_it_is_blanked(choice_task: Task, template: Any) -> None:
+    inputs = {"row": {"name": "x", "tags": ["a", "b"]}, "note": "text"}
+    blank = Draft(Example("shaped", inputs), template, choice_task.contract).content_free()
+    assert blank.example.inputs == {"row": {"name": "N/A", "tags": ["N/A", "N/A"]}, "note": "N/A"}
 
 
 def test_the_margin_is_between_the_best_two_choices() -> None:
@@ -271,7 +281,10 @@ def test_samples_stand_in_the_output_and_are_all_paid_for(
         assert len(output.samples) == 3
         assert output.samples[0] == output.text
         assert output.usage.calls == 3
-        assert output.usage.completion_tokens >= len(output.token_ids)
+    prompt = tiny_model.renderer.prompt(Draft(text_task.test[0], template, text_task.contract))
+    (drawn,) = tiny_model.generate([prompt], sampling)
+    tokens = sum(len(one.token_ids) for one in (drawn, *drawn.alternatives))
+    assert System(PLAIN, [], tiny_model, conditions).answer(text_task.test[:1])[0].usage.completion_tokens == tokens
 
 
 def short_of(renderer: Renderer, tokens: int) -> ScriptedModel:

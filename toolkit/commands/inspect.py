@@ -164,7 +164,7 @@ def _choices(output: Output, example: Example, contract: Any) -> Iterator[str]:
         return
     scored = sorted(zip(output.choice_scores, choices_of(contract, example), strict=False), reverse=True)
     lead = "" if output.margin is None else f", the best leads by {output.margin:.3f}"
-    yield f"choices by log-likelihood (best {min(BEST_CHOICES, len(scored))} of {len(scored)}{lead}):"
+    yield f"choices by score (best {min(BEST_CHOICES, len(scored))} of {len(scored)}{lead}):"
     for score, choice in scored[:BEST_CHOICES]:
         yield f"  {score:9.3f}  {choice}{'  (gold)' if choice in (example.targets or ()) else ''}"
 

@@ -47,8 +47,16 @@ def decode(packed: Packed, requests: Sequence[Request], prefix: Prefix, picker: 
     Args:
         kept_tokens: keys and values of so many tokens are kept at once (at least one request's).
     """
-    if requests:
-        _Decoding(packed, prefix, picker, requests, kept_tokens).run()
+    cut = [part for request in requests for part in _parts(request, picker.sampling.max_new_tokens, kept_tokens)]
+    if cut:
+        _Decoding(packed, prefix, picker, cut, kept_tokens).run()
+
+
+def _parts(request: Request, new_tokens: int, kept_tokens: int) -> list[Request]:
+    """A request with so few answers each that their keys can be kept at once; mostly one."""
+    most = max(1, kept_tokens // (len(request.token_ids) + new_tokens))
+    starts = range(0, len(request.answers), most)
+    return [Request(request.token_ids, request.answers[start : start + most]) for start in starts]
 
 
 class _Decoding:
@@ -65,7 +73,8 @@ class _Decoding:
         self.live: list[Live] = []
         capacity = self._needed()
         answers = [len(request.answers) for request in requests]
-        self.slots = Slots(max(*answers, 1, min(sum(answers), MOST_SLOTS, kept_tokens // capacity)), capacity)
+        rows = max(*answers, 1, min(sum(answers), MOST_SLOTS, kept_tokens // capacity))
+        self.slots = Slots(rows, capacity, packed.layers)
 
     def run(self) -> None:
         while self.waiting or self.live:
@@ -92,7 +101,7 @@ class _Decoding:
         """The waiting requests that enter with this pass, longest first, within its tokens and the free slots."""
         free = min(self.slots.rows, max(MOST_SLOTS, len(self.waiting[0].answers) if self.waiting else 0))
         free -= len(self.live)
-        if self.live and free < max(1, self.slots.rows // REFILL_SHARE):
+        if self.live and free < max(1, min(self.slots.rows, MOST_SLOTS) // REFILL_SHARE):
             return []
         entering: list[Request] = []
         tokens = len(self.live)

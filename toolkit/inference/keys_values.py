@@ -1,7 +1,7 @@
 """Keys and values that outlive one forward pass: a shared prefix, and slots of rows under way.
 
 Letters: H key-value heads, P prefix tokens, d head size, L layers. Buffers are made once and written in place: nothing
-grows by concatenation, and a prefix stands in memory once however many rows attend to it.
+grows by concatenation, and a prefix is kept once however many rows attend to it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,22 @@ NO_PREFIX = Prefix((), ())
 class Slots:
     """Room for so many rows of at most `capacity` tokens each, a layer two tensors [rows, H, capacity, d].
 
-    The tensors are made when a layer first writes, for only its keys know their heads, sizes, dtype and device. Later
-    shapes of the room (`reshape`) lie in the same memory.
+    The tensors are made when the first layer writes, for only its keys know their heads, sizes, dtype and device: all
+    `layers` of them at once, since between the passing tensors of a forward pass they would leave holes. Later shapes
+    of the room (`reshape`) lie in the same memory.
     """
 
-    def __init__(self, rows: int, capacity: int) -> None:
+    def __init__(self, rows: int, capacity: int, layers: int = 0) -> None:
         self.rows = rows
         self.capacity = capacity
         self._tokens = rows * capacity
+        self._expected = layers
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's buffers, made like `keys` [H, N, d] and `values` [H, N, d]."""
+        if not self._layers:
+            self._layers = {each: (self._room(keys), self._room(values)) for each in range(self._expected)}
         if index not in self._layers:
             self._layers[index] = (self._room(keys), self._room(values))
         return self._layers[index]

@@ -23,7 +23,7 @@ PREFIX_STEP = 16
 """A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
 make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
-KEPT_PASSES = 4
+KEPT_PASSES = 3
 """Keys and values of so many passes' tokens are kept while decoding."""
 
 SMALLEST_PASS = 256
@@ -110,6 +110,8 @@ class LocalModel:
         from toolkit.inference.trie import build_trie
 
         asked = [(row, tuple(map(tuple, one))) for row, one in zip(_ids(prompts), continuations, strict=True)]
+        if any(not choice for _, one in asked for choice in one):
+            raise ModelError("a continuation without tokens cannot be scored: end each with the stop token")
         once = list(dict.fromkeys(asked))
         rows, choices = [row for row, _ in once], [one for _, one in once]
 
@@ -189,15 +191,19 @@ class LocalModel:
         """Does the work; where a GPU runs out of memory, again from the start with passes of half the size."""
         import torch
 
+        self._set_pass(self.batch_tokens)  # what a chunk gives must not depend on the chunk before it
         while True:
             try:
                 return work()
             except torch.OutOfMemoryError:
                 if self.why_plain is not None or self._packed.pass_tokens < 2 * SMALLEST_PASS:
                     raise
-                self._prefix = None
-                self._packed.pass_tokens //= 2
+                self._set_pass(self._packed.pass_tokens // 2)
             torch.cuda.empty_cache()
+
+    def _set_pass(self, tokens: int) -> None:
+        if self.why_plain is None and self._packed.pass_tokens != tokens:
+            self._packed.pass_tokens, self._prefix = tokens, None
 
 
 def _ids(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from toolkit.errors import ModelError
 from toolkit.rendering.prompt import Prompt
 from toolkit.rendering.renderer import Renderer
 from toolkit.tasks.output import Termination
@@ -32,13 +33,24 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        problems = [
+            (self.max_new_tokens < 1, "max_new_tokens must be at least 1"),
+            (not self.temperature >= 0, "temperature must be 0 or more"),
+            (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (self.samples < 1, "samples must be at least 1"),
+            ("" in self.stop, "a stop text must not be empty"),
+        ]
+        if found := [problem for wrong, problem in problems if wrong]:
+            raise ModelError("; ".join(found))
+
 
 @dataclass(frozen=True)
 class Bill:
     """What a hosted model's server says of one answer.
 
     Attributes:
-        prompt_tokens, completion_tokens: by the server's own count, of all requests the answer took.
+        prompt_tokens, completion_tokens: by the server's own count, of the request that was answered.
         price: in US dollars by the dated price file; None where the model has no price in it.
         model: which of the models asked for answered (another than the first after a fallback).
         requests: sent for this answer, repeated ones included.

@@ -40,6 +40,11 @@ class Packed:
         self._decoder = self.module.get_decoder()
 
     @property
+    def layers(self) -> int:
+        """Attention layers, each with keys of its own."""
+        return int(self.module.config.num_hidden_layers)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.module.device
         return device
@@ -57,7 +62,7 @@ class Packed:
         """Keys and values of a prefix that rows share."""
         if not token_ids:
             return NO_PREFIX
-        slots = Slots(1, len(token_ids))
+        slots = Slots(1, len(token_ids), self.layers)
         self.fill(token_ids, NO_PREFIX, slots)
         return slots.prefix(tuple(token_ids))
 
@@ -97,7 +102,11 @@ class Packed:
             some = slice(start, start + HEAD_ROWS)
             products = hidden[rows[some]].float() * head.weight[tokens[some]].float()
             own[some] = self._capped(products.sum(dim=-1))
-        return own - torch.cat(norms)[rows]
+        norm = torch.cat(norms)[rows]
+        if plain and hidden.dtype != torch.float32:
+            # the norm has the token's rounded logit in it: with the exact one no probability comes out above 1
+            norm = norm + torch.log1p((own - norm).exp() - (own.to(hidden.dtype).float() - norm).exp())
+        return own - norm
 
     def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """log of the sum of exp over the vocabulary, [R] in fp32, piece by piece: [R, V] never stands in memory."""

@@ -53,8 +53,8 @@ class Segment:
 class Stretch:
     """Tokens [start, stop) of one row, keys from the pass (from `first` on) or from a slot (its first `kept`).
 
-    `ancestors` is [T, T], True where a token sees another of the stretch; None is causal. `positions` are those of the
-    tokens and `key_positions` those of the row's own keys, for sliding windows.
+    `ancestors` is [T, A], True where a token sees one of the row's last A keys (a trie's nodes); None is causal.
+    `positions` are those of the tokens and `key_positions` those of the row's own keys, for sliding windows.
     """
 
     start: int
@@ -217,9 +217,10 @@ def _stretches(one: Segment, behind: int) -> Iterator[Stretch]:
     positions = tuple(segment_positions(one, behind))
     own = (*range(behind, behind + one.done), *positions)
     bounds = [*range(0, one.tokens, QUERY_BLOCK), one.tokens]
-    blocks = [(at, end, None) for at, end in pairwise(bounds)]
-    if one.trie is not None and one.trie.tokens:
-        blocks.append((one.tokens, one.size, one.trie.ancestors))
+    blocks: list[tuple[int, int, torch.Tensor | None]] = [(at, end, None) for at, end in pairwise(bounds)]
+    if one.trie is not None:
+        nodes = pairwise([*range(0, len(one.trie.tokens), QUERY_BLOCK), len(one.trie.tokens)])
+        blocks += [(one.tokens + at, one.tokens + end, one.trie.ancestors[at:end, :end]) for at, end in nodes]
     for at, end, ancestors in blocks:
         yield Stretch(
             one.start + at,

@@ -15,6 +15,9 @@ import torch
 from toolkit.inference.model import Sampling
 from toolkit.tasks.output import Termination
 
+NUCLEUS_TOKENS = 512
+"""Tokens looked at first for a nucleus: to order the whole vocabulary takes longer than the model does."""
+
 BYTES_OF_A_CHARACTER = 4
 """A token may be a single byte of a character, so a stop text of n characters lies in at most 4 n tokens."""
 
@@ -59,13 +62,25 @@ class Picker:
 
     def _sampled(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         """By inverse transform: the token in whose share of the kept probability the row's draw falls."""
-        ordered, tokens = torch.softmax(logits.double() / self.sampling.temperature, dim=-1).sort(
-            dim=-1, descending=True, stable=True
-        )
+        chances = torch.softmax(logits.double() / self.sampling.temperature, dim=-1)
+        drawn = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits.device)
+        if self.sampling.top_p == 1:
+            reached = chances.cumsum(dim=-1)
+            places = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
+            return places[:, 0].clamp(max=chances.shape[-1] - 1)
+        best, tokens = chances.topk(min(NUCLEUS_TOKENS, chances.shape[-1]), dim=-1)
+        chosen = self._from_nucleus(best, tokens, drawn)
+        for row in (best.sum(dim=-1) < self.sampling.top_p).nonzero()[:, 0].tolist():  # flat ones need them all
+            some = slice(row, row + 1)
+            ordered, order = chances[some].sort(dim=-1, descending=True, stable=True)
+            chosen[some] = self._from_nucleus(ordered, order, drawn[some])
+        return chosen
+
+    def _from_nucleus(self, ordered: torch.Tensor, tokens: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """A token a row of those that reach `top_p`; `ordered` [B, n] falls, `tokens` [B, n] are their ids."""
         reached = ordered.cumsum(dim=-1)
         kept = reached - ordered < self.sampling.top_p  # the token that crosses top_p is kept too
         whole = (ordered * kept).sum(dim=-1)
-        drawn = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits.device)
         places = torch.searchsorted(reached, (drawn * whole)[:, None], right=True)
         places = torch.minimum(places, kept.sum(dim=-1, keepdim=True) - 1)
         return tokens.gather(1, places)[:, 0]

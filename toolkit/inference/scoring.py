@@ -50,7 +50,7 @@ def _side_by_side(packed: Packed, rows: Sequence[Sequence[int]], tries: Sequence
 
 def _long(packed: Packed, row: Sequence[int], trie: Trie, prefix: Prefix) -> torch.Tensor:
     """As `_side_by_side` of a row that is longer than a pass: the context part by part, then its nodes."""
-    slots = Slots(1, len(row) + len(trie.tokens))
+    slots = Slots(1, len(row) + len(trie.tokens), packed.layers)
     last = packed.fill(row, prefix, slots)
     if not trie.tokens:
         return last

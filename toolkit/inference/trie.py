@@ -34,7 +34,7 @@ class Trie:
         return seen
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def build_trie(continuations: Continuations) -> Trie:
     """The trie of a row's continuations (each at least one token)."""
     nodes: dict[tuple[int, ...], int] = {}

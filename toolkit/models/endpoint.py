@@ -11,12 +11,17 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _plain_url(url: str) -> str:
     """A URL that carries no secret: it stands in logs, reports and keys."""
     parts = urlsplit(url)
+    try:
+        _ = parts.port  # read here, or a library would stumble over it
+    except ValueError as error:
+        raise ValueError("names a port that is no number from 0 to 65535") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be the server's base, such as http://localhost:8000/v1")
     if parts.username is not None or parts.query or parts.fragment:
@@ -26,8 +31,10 @@ def _plain_url(url: str) -> str:
 
 def _variable(name: str) -> str:
     """The found text is not repeated: where somebody wrote the key itself, it must not reach a screen or log."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-        raise ValueError("must name an environment variable, such as OPENAI_API_KEY; never write the key itself here")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # with small letters it might be a key
+        raise ValueError(
+            "must name an environment variable in capitals, such as OPENAI_API_KEY; never write the key itself here"
+        )
     return name
 
 
@@ -78,6 +85,12 @@ class EndpointSource(BaseModel):
             raise ValueError("`fallback` repeats a model")
         return self
 
+    @model_validator(mode="after")
+    def _key_is_covered(self) -> EndpointSource:
+        if self.key_env is not None and self.url.startswith("http:") and self.host not in LOOPBACK:
+            raise ValueError("a key would be sent in clear: use https, or leave out `key_env`")
+        return self
+
     @property
     def models(self) -> tuple[str, ...]:
         """All models that may answer, the wanted one first."""
@@ -93,5 +106,6 @@ class EndpointSource(BaseModel):
 
         How an answer is fetched (time-outs, retries, rate, streaming) does not change it.
         """
-        content = {"url": self.url, "models": self.models, "api": self.api, "logprobs": self.logprobs}
+        asked = {"api": self.api, "logprobs": self.logprobs, "length_key": self.length_key}
+        content = {"url": self.url, "models": self.models, **asked}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import JsonValue
+
 from toolkit.rendering.template import Template
 from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
@@ -65,8 +67,8 @@ class Draft:
         return replace(self, demonstrations=())
 
     def content_free(self) -> Draft:
-        """The same draft about nothing: every input is `N/A`, and no passages or later turns are left."""
-        inputs = dict.fromkeys(self.example.inputs, NOTHING)
+        """The same draft about nothing: every value of the inputs is `N/A`, and no passages or later turns are left."""
+        inputs = {name: _blank(value) for name, value in self.example.inputs.items()}
         return replace(self, example=replace(self.example, inputs=inputs), passages=(), turns=())
 
     def shortened(self) -> Draft | None:
@@ -95,3 +97,10 @@ class Draft:
     def _user(self, example: Example) -> str:
         values = {"inputs": example.inputs, "labels": self.contract.labels}
         return self.template.render("user", values).strip()
+
+
+def _blank(value: JsonValue) -> JsonValue:
+    """The value with its shape kept, so that a template that walks through it still can."""
+    if isinstance(value, dict):
+        return {name: _blank(item) for name, item in value.items()}
+    return [_blank(item) for item in value] if isinstance(value, list) else NOTHING

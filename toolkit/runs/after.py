@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,27 @@ def _merged_against_beside(system: System, base: FoundationModel, asked: Sequenc
     return {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
 
 
-def time_one_by_one(system: System, examples: Sequence[Example], seed: int | None, known: int, meter: Meter) -> None:
+def time_one_by_one(
+    system: System,
+    examples: Sequence[Example],
+    seed: int | None,
+    known: int,
+    models: Collection[FoundationModel],
+    meter: Meter,
+) -> None:
     """Answers examples one at a time, past every cache, each a `latency` stage; `known` were timed before.
 
     A hosted model is not asked (and paid) twice: its answers count with the seconds they took when they were given.
+
+    Args:
+        models: all of the run, for a strategy may use another one's.
     """
     for number, example in enumerate(examples):
         if number < known:
             continue
-        replayed, started = replayed_seconds(system.model), time.perf_counter()
+        replayed, started = replayed_seconds(models), time.perf_counter()
         system.answer([example])
-        seconds = time.perf_counter() - started + replayed_seconds(system.model) - replayed
+        seconds = time.perf_counter() - started + replayed_seconds(models) - replayed
         name = system.strategy.name
         meter.event(
             "stage", stage="latency", strategy=name, seed=seed, system=system.key, example=example.id, seconds=seconds

@@ -17,6 +17,7 @@ from typing import Any
 
 from toolkit.errors import RunError
 from toolkit.meter import Meter
+from toolkit.runs.hosted import replayed_wall_seconds
 from toolkit.runs.records import dumps, from_line, to_line
 from toolkit.store import Store, key_of
 from toolkit.strategies.system import System
@@ -80,9 +81,10 @@ def _chunk(system: System, chunk: Sequence[Example], key: str, store: Store | No
     if stored is not None:
         record: dict[str, Any] = json.loads((stored / "chunk.json").read_text(encoding="utf-8"))
         return {**record, "cached": True}
-    started = time.perf_counter()
+    replayed, started = replayed_wall_seconds([system.model]), time.perf_counter()
     outputs = [to_line(output) for output in system.answer(chunk)]
-    record = {"outputs": outputs, "seconds": time.perf_counter() - started}
+    seconds = time.perf_counter() - started + replayed_wall_seconds([system.model]) - replayed
+    record = {"outputs": outputs, "seconds": seconds}
     if store is None:
         return {**json.loads(dumps(record)), "cached": False}
     folder = store.put(key, lambda target: _write(target / "chunk.json", record))

@@ -28,7 +28,7 @@ def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
             "dtype": str(model.module.dtype).removeprefix("torch."),
             "device": str(model.module.device.type),
             "threads": torch.get_num_threads(),
-            "path": model.path,
+            "path": "packed" if model.why_plain is None else "plain",
         }
     return facts
 
@@ -41,6 +41,7 @@ def code_digest() -> str:
     for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
         for path in sorted((root / package).rglob("*.py")):
             state.update(path.name.encode() + path.read_bytes())
+    state.update((root / "seeds.py").read_bytes())
     return state.hexdigest()[:16]
 
 

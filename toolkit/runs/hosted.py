@@ -80,9 +80,14 @@ def expires(strategy: Strategy, recipe: Recipe, benches: Mapping[str, Bench]) ->
     return False
 
 
-def replayed_seconds(model: FoundationModel) -> float:
-    """What answers taken from a hosted model's journal took when they were given; 0 for other models."""
-    return model.replayed_seconds if isinstance(model, RemoteModel) else 0.0
+def replayed_seconds(models: Iterable[FoundationModel]) -> float:
+    """What answers taken from hosted models' journals took when they were given, one after another."""
+    return sum(model.replayed_seconds for model in _hosted(models))
+
+
+def replayed_wall_seconds(models: Iterable[FoundationModel]) -> float:
+    """The same as it passed on a clock, with each model's `concurrency` under way."""
+    return sum(model.replayed_seconds / model.endpoint.concurrency for model in _hosted(models))
 
 
 def tell_accounts(models: Iterable[FoundationModel], meter: Meter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from toolkit.inference import FoundationModel, LocalModel
 from toolkit.runs.prepare import Prepared, seeds_of
 
 
@@ -28,7 +29,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             "shared_groups": task.shared_groups,
             "instruction": task.contract.instruction,
         },
-        "models": {name: {"digest": model.digest} for name, model in prepared.models.items()},
+        "models": {name: _model(model) for name, model in prepared.models.items()},
         "embedder": recipe.embedder,
         "environment": dict(bench.environment),
         "hardware": describe(),
@@ -43,3 +44,12 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             for strategy in recipe.strategies
         },
     }
+
+
+def _model(model: FoundationModel) -> dict[str, Any]:
+    """What identifies a model, and for a local one how it computes: its path may differ from another model's."""
+    facts: dict[str, Any] = {"digest": model.digest}
+    if isinstance(model, LocalModel):
+        dtype, device = str(model.module.dtype).removeprefix("torch."), str(model.module.device.type)
+        facts |= {"dtype": dtype, "device": device, "path": model.path}
+    return facts

@@ -181,6 +181,11 @@ def _benches(
             facts = environment(model, recipe)
             made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
         benches[strategy.name] = made[wanted]
+    scored = any(bench.conditions.answer_by == "likelihood" for bench in benches.values())
+    if Likelihood(**dict(recipe.likelihood)) != Likelihood() and not scored:
+        raise RecipeError(
+            f"{recipe.where('likelihood')}: all answers are generated here, none is scored; set answer_by: likelihood"
+        )
     return benches
 
 
@@ -191,8 +196,10 @@ def _check_conditions(recipe: Recipe, strategy: str, conditions: Conditions) -> 
         problems.append("decoding.samples: greedy answers are all alike; set decoding.temperature above 0")
     if sampling.temperature > 0 and conditions.answer_by == "likelihood":
         problems.append("decoding.temperature: choices are scored, not drawn; set answer_by: generation")
-    if conditions.likelihood != Likelihood() and conditions.answer_by == "generation":
-        problems.append("likelihood: answers are generated here, not scored; set answer_by: likelihood")
+    if sampling.top_p < 1 and sampling.temperature == 0:
+        problems.append("decoding.top_p: greedy answers are not drawn; set decoding.temperature above 0")
+    if sampling.stop and conditions.answer_by == "likelihood":
+        problems.append("decoding.stop: choices are scored, not written; set answer_by: generation")
     if problems:
         raise RecipeError(listing(problems, recipe.where("strategies", strategy)))
 
@@ -216,6 +223,7 @@ def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
 
     entry = resolve(recipe.embedder, "embedder", recipe.path)  # a wrong name is told before anything is computed
 
+    @lru_cache(maxsize=1)
     def load() -> Encoder:
         from toolkit.models import fetch_weights
         from toolkit.retrieval import Encoder

@@ -83,7 +83,8 @@ class FinishedRun:
             bench = self.prepared.benches[name].seeded(chosen)
 
             def other(used: str) -> Answerer:
-                return self.system(used, chosen)
+                seeds = seeds_of(self.prepared.recipe.strategy(used), self.prepared.recipe)
+                return self.system(used, chosen if chosen in seeds else seeds[0])
 
             folder = self.folder.system(name, chosen)
             self._systems[(name, chosen)] = load_system(strategy, chosen, bench, folder, other)

@@ -209,7 +209,7 @@ def _time(
         system = item.fitted.system
         known = sum(row["stage"] == "latency" and row["system"] == system.key for row in timings)
         chosen = examples[: prepared.recipe.timing_examples]
-        time_one_by_one(system, chosen, item.seed, known, meter)
+        time_one_by_one(system, chosen, item.seed, known, prepared.models.values(), meter)
 
 
 def _ledger(prepared: Prepared, answered: Sequence[Answered], folder: RunFolder) -> dict[str, Any]:

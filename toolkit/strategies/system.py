@@ -204,9 +204,11 @@ class System:
         contract = self.conditions.contract
         texts = [self._choices(draft) for draft in drafts]
         continuations = [self.renderer.continuations(choices) for choices in texts]
-        likelihoods = self._likelihoods(drafts, prompts, texts, continuations)
+        likelihoods, anyway = self._likelihoods(drafts, prompts, texts, continuations)
         outputs = []
-        for draft, prompt, choices, ids, scores in zip(drafts, prompts, texts, continuations, likelihoods, strict=True):
+        for draft, prompt, choices, ids, scores, more in zip(
+            drafts, prompts, texts, continuations, likelihoods, anyway, strict=True
+        ):
             best = max(range(len(scores)), key=lambda place: scores[place])
             total = math.log(sum(math.exp(score - scores[best]) for score in scores))
             labels = choices_of(contract, draft.example)
@@ -218,7 +220,7 @@ class System:
                 termination="scored",
                 confidence=math.exp(-total),
                 choice_scores=tuple(scores),
-                usage=Usage(prompt.tokens_by_origin, sum(map(len, ids)), 1),
+                usage=Usage(prompt.tokens_by_origin, sum(map(len, ids)), 1) + more,
             )
             outputs.append(_with_prompt(output, draft, prompt))
         return outputs
@@ -229,24 +231,30 @@ class System:
         prompts: Sequence[Prompt],
         texts: Sequence[Sequence[str]],
         continuations: Sequence[Sequence[tuple[int, ...]]],
-    ) -> list[tuple[float, ...]]:
-        """Scores of each draft's choices, as `Likelihood` says."""
+    ) -> tuple[list[tuple[float, ...]], list[Usage]]:
+        """Scores of each draft's choices, as `Likelihood` says, and what the correction took."""
         wanted = self.conditions.likelihood
         found = [list(row) for row in self.model.score(prompts, continuations)]
+        extra = [Usage()] * len(prompts)
         if wanted.correct == "unconditional":
             blank = [self.renderer.prompt(draft.content_free()) for draft in drafts]
             for row, anyway in zip(found, self.model.score(blank, continuations), strict=True):
                 row[:] = [score - other for score, other in zip(row, anyway, strict=True)]
+            extra = [
+                Usage(prompt.tokens_by_origin, sum(map(len, ids)), 1)
+                for prompt, ids in zip(blank, continuations, strict=True)
+            ]
         if wanted.normalise == "tokens":
             lengths = [[len(ids) for ids in row] for row in continuations]
         elif wanted.normalise == "bytes":
             lengths = [[len(text.encode()) for text in row] for row in texts]
         else:
             lengths = [[1] * len(row) for row in texts]
-        return [
+        scores = [
             tuple(score / length for score, length in zip(row, sizes, strict=True))
             for row, sizes in zip(found, lengths, strict=True)
         ]
+        return scores, extra
 
     def _check_ids(self, drafts: Sequence[Draft], outputs: Sequence[Output]) -> None:
         if [draft.example.id for draft in drafts] != [output.example_id for output in outputs]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,22 @@ def test_answers_of_another_process_are_not_asked_for_again(
     assert len(server.requests) == 4
     assert (later.account.answered, later.account.kept) == (1, 3)
     assert later.account.oldest_seconds == pytest.approx(3600)
-    assert later.replayed_seconds >= 0
+
+
+def test_answers_from_the_journal_tell_what_they_took(
+    make_model: Make, time_passed: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    real = time_passed.clock()
+    monkeypatch.setattr(time_passed, "clock", lambda: replace(real, steady=lambda: float(next(ticks))))
+    first = make_model(concurrency=1)
+    first.generate(prompts[:3], Sampling(7))
+    assert first.replayed_seconds == 0
+    taken = [kept.seconds for kept in first._answered.values()]
+    assert min(taken) >= 1
+    later = make_model(concurrency=1)
+    later.generate(prompts[:3], Sampling(7))
+    assert later.replayed_seconds == sum(taken)
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"logprobs": True}])

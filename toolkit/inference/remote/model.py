@@ -77,6 +77,7 @@ class RemoteModel:
         self.context_tokens = endpoint.context_tokens
         self._clock = clock if clock is not None else Clock()
         tell = notice if notice is not None else _say_nothing
+        self._go_on = f"run the same command again{'' if store.read else ', without `--fresh`,'} to go on"
         self._client = Client(endpoint, self._clock, lambda text: tell(f"{name}: {text}"))
         self._journal = Journal(store, endpoint.expires_days)
         self._prices = prices_for(endpoint)
@@ -181,7 +182,7 @@ class RemoteModel:
         return ModelError(
             f"the served model '{self.name}' ({self.endpoint.url}) left one of {asked} requests, sent "
             f"{failure.requests} times, without an answer: {happened}; {f'{advice}; ' if advice else ''}{kept} answers "
-            "are kept and are not asked for again: run the same command again to go on"
+            f"are kept and are not asked for again: {self._go_on}"
         )
 
     def _generation(self, samples: Sequence[Kept], sampling: Sampling) -> Generation:

@@ -13,13 +13,12 @@ from toolkit.inference.remote.faults import Hopeless, Passing, Refused, Unknown
 from toolkit.inference.remote.rate import Clock
 from toolkit.inference.remote.request import PATHS
 from toolkit.inference.remote.retry import retry_after_seconds
-from toolkit.models.endpoint import EndpointSource
+from toolkit.models.endpoint import LOOPBACK, EndpointSource
 
 if TYPE_CHECKING:
     import httpx
 
 EXCERPT_CHARACTERS = 200
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAY_PASS = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
 
@@ -140,5 +139,9 @@ def connected(endpoint: EndpointSource, clock: Clock) -> Iterator[Wire]:
     timeout = httpx.Timeout(endpoint.timeout_seconds, connect=endpoint.connect_seconds)
     limits = httpx.Limits(max_connections=endpoint.concurrency)
     proxies = endpoint.host not in LOOPBACK  # a proxy of the environment cannot reach this machine's own servers
-    with httpx.Client(timeout=timeout, limits=limits, follow_redirects=False, trust_env=proxies) as http:
+    try:
+        http = httpx.Client(timeout=timeout, limits=limits, follow_redirects=False, trust_env=proxies)
+    except (ImportError, ValueError) as error:  # a proxy of a kind that is not installed, or no URL
+        raise ModelError(f"the proxy that the environment names cannot be used: {error}") from error
+    with http:
         yield Wire(endpoint, http, key, clock)
