@@ -112,9 +112,7 @@ def sliding(make_module: Callable[..., Any], family: str) -> Any:
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
-def test_tree_scores_are_the_plain_ones(
-    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
-) -> None:
+def test_tree_scores_are_the_plain_ones(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
     module, rows = make_module(family), rows_of(1, 5)
     wanted = plainly_scored(module, rows, CHOICES, shared)
     for pass_tokens in (1, 16, 10_000):
@@ -125,7 +123,7 @@ def test_tree_scores_are_the_plain_ones(
 @pytest.mark.parametrize("family", sorted(PROVEN_FAMILIES))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 67))], ids=["alone", "behind a prefix"])
 def test_greedy_answers_are_the_plain_ones(
-    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
+    make_module: Callable[..., Any], family: str, shared: tuple[int, ...]
 ) -> None:
     module, rows = make_module(family), rows_of(2, 6)
     said = plainly_decoded(module, rows, shared, frozenset(), 9)
@@ -139,9 +137,7 @@ def test_greedy_answers_are_the_plain_ones(
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("family", sorted(SLIDING))
 @pytest.mark.parametrize("shared", [(), tuple(range(50, 61))], ids=["alone", "behind a prefix"])
-def test_sliding_windows_are_kept(
-    make_module: Callable[..., Any], family: str, shared: tuple[int, ...], blocks: str
-) -> None:
+def test_sliding_windows_are_kept(make_module: Callable[..., Any], family: str, shared: tuple[int, ...]) -> None:
     module, rows = sliding(make_module, family), rows_of(5, 5, longest=20)
     assert why_plain(module) is None
     scores = plainly_scored(module, rows, CHOICES, shared)
