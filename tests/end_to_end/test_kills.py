@@ -29,7 +29,7 @@ world = _WORLD.world
 artefacts = _WORLD.artefacts
 
 RETRIEVE = {"top_k": 2, "size_tokens": 16, "overlap_tokens": 4}
-TUNE = {"rank": 4, "epochs": 5, "batch_size": 4, "checkpoint_every": 5}
+TUNE = {"rank": 4, "epochs": 5, "effective_batch_size": 4, "checkpoint_every": 5}
 STRATEGIES = {
     "zero_shot": [],
     "few_shot": [{"prompt": {"shots": 2}}],

@@ -20,7 +20,7 @@ from toolkit.tuning import TrainingResult, TuneSettings, train
 from toolkit.tuning.loss import collate, loss_sum, supervised_count
 from toolkit.tuning.training import rate_share
 
-SMALL = TuneSettings(rank=4, epochs=2, batch_size=4, learning_rate=1e-2, checkpoint_every=2)
+SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 
 
@@ -67,7 +67,7 @@ def test_the_first_loss_is_the_bases_mean_over_supervised_tokens(llama: Any, row
 
 def test_micro_batches_weigh_every_token_the_same(llama: Any, rows: Any, tmp_path: Path) -> None:
     sequences = rows(8, shortest=5, longest=20)
-    whole = SMALL.model_copy(update={"batch_size": 8, "epochs": 3, "micro_batch_tokens": 4096})
+    whole = SMALL.model_copy(update={"effective_batch_size": 8, "epochs": 3, "micro_batch_tokens": 4096})
     single = whole.model_copy(update={"micro_batch_tokens": 1})
     a, b = train(llama(), sequences, whole, tmp_path / "a"), train(llama(), sequences, single, tmp_path / "b")
     assert a.losses == pytest.approx(b.losses, abs=1e-6)
@@ -147,7 +147,7 @@ from conftest import random_sequences, tiny_llama
 from toolkit.tuning import TuneSettings, train
 torch.set_num_threads(1)
 for name in ("float32", "bfloat16"):
-    settings = TuneSettings(rank=4, epochs=2, batch_size=4, dropout=0.1)
+    settings = TuneSettings(rank=4, epochs=2, effective_batch_size=4, dropout=0.1)
     module = tiny_llama(getattr(torch, name), num_hidden_layers=3)  # from 20 layers on PEFT shortens their names
     train(module, random_sequences(10), settings, {folder!r} + "/" + name, seed=5)
 """
@@ -159,7 +159,7 @@ def test_another_process_gives_the_same_bytes(llama: Any, rows: Any, tmp_path: P
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, env=environment)
     for name in ("float32", "bfloat16"):
-        settings = TuneSettings(rank=4, epochs=2, batch_size=4, dropout=0.1)
+        settings = TuneSettings(rank=4, epochs=2, effective_batch_size=4, dropout=0.1)
         module = llama(getattr(torch, name), num_hidden_layers=3)
         train(module, rows(10), settings, tmp_path / "here" / name, seed=5)
         assert contents(tmp_path / "here" / name) == contents(tmp_path / "there" / name)
@@ -193,8 +193,9 @@ CHANGED = {
     "learning_rate": 5e-3,
     "epochs": 3,
     "max_steps": 3,
-    "batch_size": 2,
+    "effective_batch_size": 2,
     "micro_batch_tokens": 20,
+    "micro_batch_size": 1,
     "warmup_share": 0.5,
     "schedule": "constant",
     "beta1": 0.5,

@@ -22,6 +22,14 @@ def why_plain(module: Any) -> str | None:
     Beside what its configuration says, a dozen tokens are run both ways: a release of transformers in which a family
     computes otherwise is found here and not in results.
     """
+    if reason := why_unknown(module):
+        return reason
+    with torch.inference_mode():
+        return _probe(module)
+
+
+def why_unknown(module: Any) -> str | None:
+    """What a model's configuration says that packed attention does not know; None where it says nothing of the kind."""
     config = module.config
     if config.model_type not in PROVEN_FAMILIES:
         return f"the family '{config.model_type}' is not among {', '.join(sorted(PROVEN_FAMILIES))}"
@@ -36,8 +44,7 @@ def why_plain(module: Any) -> str | None:
         return "it attends to what comes after a token"
     if getattr(config, "add_cross_attention", False):
         return "it attends to another model"
-    with torch.inference_mode():
-        return _probe(module)
+    return None
 
 
 def _moving_positions(config: Any) -> str | None:

@@ -23,8 +23,8 @@ class OneRoundingLinear(Linear):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """[..., inputs] -> [..., outputs], in the dtype of `x`."""
-        name = self._only_adapter(x)
-        if name is None or args or kwargs:
+        name = self.only_adapter()
+        if name is None or args or kwargs or self.get_base_layer().weight.dtype != x.dtype:
             output: torch.Tensor = super().forward(x, *args, **kwargs)
             return output
         base = self.get_base_layer()
@@ -36,10 +36,10 @@ class OneRoundingLinear(Linear):
             summed = summed + base.bias
         return summed.view(*x.shape[:-1], -1)
 
-    def _only_adapter(self, x: torch.Tensor) -> str | None:
+    def only_adapter(self) -> str | None:
         """The adapter's name where plain LoRA is all there is to do."""
         active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or len(active) != 1 or self.get_base_layer().weight.dtype != x.dtype:
+        if self.disable_adapters or self.merged or len(active) != 1:
             return None
         plain = active[0] not in self.lora_variant and self.lora_B[active[0]].bias is None
         return active[0] if plain else None

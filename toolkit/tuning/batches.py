@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from toolkit.seeds import derive
 from toolkit.tuning.settings import TuneSettings
@@ -12,20 +12,18 @@ WINDOW = 20
 """Batches that are sorted by length together (PEFT's method comparison): padding shrinks, order stays random."""
 
 Rows = tuple[int, ...]
-Step = tuple[Rows, ...]
-"""One optimiser step: the sequences (by index) of each of its forward passes."""
+"""Sequences by index: of an optimiser step, or of one of its forward passes."""
 
 
-def plan(lengths: Sequence[int], settings: TuneSettings, seed: int) -> list[Step]:
-    """Every step of the training, so that a resumed one can skip what is done.
+def plan(lengths: Sequence[int], settings: TuneSettings, seed: int) -> list[Rows]:
+    """The sequences of every step of the training, so that a resumed one can skip what is done.
 
     Args:
         lengths: tokens of each sequence.
     """
-    steps: list[Step] = []
+    steps: list[Rows] = []
     for epoch in range(settings.epochs):
-        for batch in epoch_batches(lengths, settings.batch_size, derive(seed, f"batches of epoch {epoch}")):
-            steps.append(micro_batches(batch, lengths, settings.micro_batch_tokens))
+        steps += epoch_batches(lengths, settings.effective_batch_size, derive(seed, f"batches of epoch {epoch}"))
     return steps[: settings.max_steps]
 
 
@@ -42,13 +40,24 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[Ro
     return batches
 
 
-def micro_batches(batch: Rows, lengths: Sequence[int], most_tokens: int) -> Step:
-    """A batch cut so that each forward pass takes at most `most_tokens` padded tokens, or one sequence."""
-    passes: list[Rows] = []
-    current: list[int] = []
-    for index in sorted(batch, key=lambda index: lengths[index], reverse=True):  # the first is the longest
-        if current and (len(current) + 1) * lengths[current[0]] > most_tokens:
-            passes.append(tuple(current))
-            current = []
-        current.append(index)
-    return (*passes, tuple(current))
+def passes(
+    batch: Rows, lengths: Sequence[int], most_tokens: int, most_rows: int | None, tokens: Callable[[Rows], int]
+) -> list[Rows]:
+    """A step's sequences cut into forward passes of like lengths.
+
+    Args:
+        most_tokens: tokens a pass may compute, or one sequence.
+        most_rows: sequences of a pass; then tokens do not count.
+        tokens: what a pass over sequences computes: with padding, or with what they share counted once.
+    """
+    ordered = sorted(batch, key=lambda index: (-lengths[index], index))
+    if most_rows is not None:
+        return [tuple(ordered[at : at + most_rows]) for at in range(0, len(ordered), most_rows)]
+    found: list[Rows] = []
+    current: Rows = ()
+    for index in ordered:
+        if current and tokens((*current, index)) > most_tokens:
+            found.append(current)
+            current = ()
+        current = (*current, index)
+    return [*found, current]

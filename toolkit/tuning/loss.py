@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.packing import Packed
 
 HEAD_ROWS = 512
 """Rows of the vocabulary product made at once."""
@@ -60,6 +61,20 @@ def loss_sum(module: Any, batch: Batch, head_is_plain: bool) -> torch.Tensor:
     return total
 
 
+def packed_loss_sum(module: Any, batch: Packed, head_is_plain: bool) -> torch.Tensor:
+    """`loss_sum` of a packed pass, through a model whose attention is ours."""
+    ids, positions = batch.ids[None], batch.positions[None]
+    if not head_is_plain:
+        output = module(
+            input_ids=ids, position_ids=positions, use_cache=False, bands=batch.bands, logits_to_keep=batch.predicting
+        )
+        return functional.cross_entropy(_at_least_fp32(output.logits[0]), batch.targets, reduction="sum")
+    output = module.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, bands=batch.bands)
+    head, hidden = module.get_output_embeddings(), output.last_hidden_state[0]
+    total: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.predicting], head.weight, head.bias, batch.targets)
+    return total
+
+
 def has_plain_head(module: Any) -> bool:
     """Whether the logits are the frozen head's product with the decoder's states and nothing more.
 
@@ -75,28 +90,14 @@ def has_plain_head(module: Any) -> bool:
 
 
 class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
-    """Summed cross-entropy of a linear head that is not trained.
-
-    As the head needs no gradient, that of the hidden states can be formed chunk by chunk in the forward pass: two
-    products a chunk, and no logits kept. The idea is Liger's fused linear cross-entropy, here on supervised rows only.
-    """
+    """`frozen_head` for autograd."""
 
     @staticmethod
     def forward(
         context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
         """hidden [N, D], weight [V, D], bias [V], targets [N] -> scalar."""
-        gradient = torch.empty_like(hidden)
-        total = torch.zeros((), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
-        for start in range(0, len(hidden), HEAD_ROWS):
-            chunk = slice(start, start + HEAD_ROWS)
-            logits = _at_least_fp32(functional.linear(hidden[chunk], weight, bias))
-            chosen = targets[chunk].unsqueeze(1)
-            norm = torch.logsumexp(logits, dim=1, keepdim=True)
-            total += (norm - logits.gather(1, chosen)).sum()
-            probabilities = logits.sub_(norm).exp_()
-            probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
-            gradient[chunk] = probabilities.to(hidden.dtype) @ weight
+        total, gradient = frozen_head(hidden, weight, bias, targets)
         context.save_for_backward(gradient)
         return total
 
@@ -104,6 +105,28 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = context.saved_tensors
         return gradient * upstream, None, None, None
+
+
+def frozen_head(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy of a linear head that is not trained, and the gradient of the hidden states [N, D].
+
+    As the head needs no gradient, that of the hidden states can be formed chunk by chunk in the forward pass: two
+    products a chunk, and no logits kept. The idea is Liger's fused linear cross-entropy, here on supervised rows only.
+    """
+    gradient = torch.empty_like(hidden)
+    total = torch.zeros((), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
+    for start in range(0, len(hidden), HEAD_ROWS):
+        chunk = slice(start, start + HEAD_ROWS)
+        logits = _at_least_fp32(functional.linear(hidden[chunk], weight, bias))
+        chosen = targets[chunk].unsqueeze(1)
+        norm = torch.logsumexp(logits, dim=1, keepdim=True)
+        total += (norm - logits.gather(1, chosen)).sum()
+        probabilities = logits.sub_(norm).exp_()
+        probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
+        gradient[chunk] = probabilities.to(hidden.dtype) @ weight
+    return total, gradient
 
 
 def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,11 @@ class TuneSettings(BaseModel):
         learning_rate: the peak. `auto` is 1e-3 below 1 billion parameters, 3e-4 below 10 billion, else 1e-4.
         epochs: passes over the sequences.
         max_steps: stop after so many steps; the schedule then ends there too.
-        batch_size: sequences an optimiser step.
-        micro_batch_tokens: padded tokens a forward pass. A step is accumulated from as many passes as it takes, each
-            token weighing the same, so this changes memory and speed but not the result (up to rounding).
+        effective_batch_size: sequences an optimiser step.
+        micro_batch_size: sequences a forward pass; `auto` is as many as `micro_batch_tokens` allows. A step is
+            accumulated from as many passes as it takes, each supervised token weighing the same, so this changes
+            memory and speed but not the result (up to rounding).
+        micro_batch_tokens: tokens a forward pass computes, or one sequence; a bound under `auto`.
         warmup_share: of all steps, during which the rate rises.
         schedule: how the rate goes on after the warm-up: `linear` or `cosine` towards 0, or `constant`.
         beta1, beta2, weight_decay: of AdamW.
@@ -43,7 +45,8 @@ class TuneSettings(BaseModel):
     learning_rate: Literal["auto"] | Positive = "auto"
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=8, ge=1)
+    effective_batch_size: int = Field(default=8, ge=1)
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     micro_batch_tokens: int = Field(default=4096, ge=1)
     warmup_share: Share = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"

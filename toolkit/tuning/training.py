@@ -20,16 +20,16 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import new_adapter, save_adapter, write_atomically
-from toolkit.tuning.batches import Step, plan
-from toolkit.tuning.loss import collate, has_plain_head, loss_sum, supervised_count
+from toolkit.tuning.batches import Rows, passes, plan
+from toolkit.tuning.loss import supervised_count
 from toolkit.tuning.settings import TuneSettings
+from toolkit.tuning.step import Step, choose
 
 OnStep = Callable[[int, int, float, int], None]
 """Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
 
 SUMMARY = "training.json"
 SHOWN_PROBLEMS = 5
-PLAIN_ATTENTION_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class TrainingResult:
         losses: mean over the supervised tokens of each step, in nats.
         supervised_tokens, seen_tokens: over all steps; padding is in neither.
         seconds: of this call; steps done before a resumption are not in it.
+        how: what computed the steps, and why not something faster.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class TrainingResult:
     trainable_parameters: int
     total_parameters: int
     seconds: float
+    how: str
 
 
 def train(
@@ -100,45 +102,58 @@ def _train(
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
 
+    most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
+
+    def computed(rows: Rows) -> int:
+        return step.tokens([sequences[row] for row in rows])
+
     lengths = [len(sequence.token_ids) for sequence in sequences]
     steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
     adapted = new_adapter(module, settings, seed)
-    view = _training_view(adapted, max(lengths))
-    plain = has_plain_head(view)
-    weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
-    optimiser = _optimiser(weights, settings)
+    view = adapted.get_base_model().train()
+    step, weights, how = choose(view, adapted, settings.dropout, max(lengths))
+    optimiser = _optimiser(weights.vector, settings)
     key = checkpoint.training_key(module, sequences, settings, seed)
-    losses = checkpoint.resume(folder, key, weights, optimiser)
+    losses = checkpoint.resume(folder, key, weights.vector, optimiser)
 
     for number in range(len(losses), len(steps)):
         optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
-        weights.grad.zero_()
-        loss = _accumulate(view, sequences, steps[number], plain, derive(seed, f"dropout of step {number}"))
-        norm = float(torch.nn.utils.clip_grad_norm_([weights], settings.clip))
+        weights.gradient.zero_()
+        cut = passes(steps[number], lengths, settings.micro_batch_tokens, most_rows, computed)
+        with torch.random.fork_rng(devices=cuda_devices(module)):
+            torch.manual_seed(derive(seed, f"dropout of step {number}"))
+            loss = accumulate(step, [[sequences[row] for row in rows] for rows in cut])
+        norm = float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
         _check_finite(loss, norm, number, len(steps), rate)
         optimiser.step()
         losses.append(loss)
         done = number + 1
         if settings.checkpoint_every and done % settings.checkpoint_every == 0:
-            checkpoint.write(folder, key, weights, optimiser, losses)
+            checkpoint.write(folder, key, weights.vector, optimiser, losses)
         on_step(done, len(steps), loss, _total(steps[number:done], lengths))
 
     result: dict[str, Any] = {
         **_amounts(steps, sequences),
         "losses": tuple(losses),
         "learning_rate": peak_rate,
-        "trainable_parameters": weights.numel(),
-        "total_parameters": parameters + weights.numel(),
+        "trainable_parameters": len(weights.vector),
+        "total_parameters": parameters + len(weights.vector),
     }
     save_adapter(adapted, folder, base_name)
-    _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, **result})
+    _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
     checkpoint.remove(folder)
-    return result
+    return {**result, "how": how}
 
 
-def _amounts(steps: Sequence[Step], sequences: Sequence[TrainingSequence]) -> dict[str, int]:
+def accumulate(step: Step, groups: Sequence[Sequence[TrainingSequence]]) -> float:
+    """Adds the gradient of the mean loss over all supervised tokens, pass by pass, and gives that loss (nats)."""
+    supervised = sum(supervised_count(sequence) for group in groups for sequence in group)
+    return sum(float(step(group, 1 / supervised)) for group in groups) / supervised
+
+
+def _amounts(steps: Sequence[Rows], sequences: Sequence[TrainingSequence]) -> dict[str, int]:
     """How much a training takes in."""
     return {
         "steps": len(steps),
@@ -165,52 +180,6 @@ def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
     if settings.schedule == "linear":
         return left
     return 1.0 if settings.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
-
-
-def _training_view(adapted: Any, longest_tokens: int) -> Any:
-    """The adapted model in training mode.
-
-    On a CPU, fused attention is slow backwards; short sequences are better off with the plain products, whose memory
-    grows with the square of the length.
-    """
-    view = adapted.get_base_model().train()
-    if view.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
-        view.set_attn_implementation("eager")
-    return view
-
-
-def _accumulate(view: Any, sequences: Sequence[TrainingSequence], step: Step, plain: bool, seed: int) -> float:
-    """Adds the gradient of a step's mean loss, pass by pass, and gives that loss. The seed is that of dropout."""
-    import torch
-
-    supervised = sum(supervised_count(sequences[row]) for rows in step for row in rows)
-    total = torch.zeros((), device=view.device)
-    with torch.random.fork_rng(devices=cuda_devices(view)):
-        torch.manual_seed(seed)
-        for rows in step:
-            batch = collate([sequences[row] for row in rows], view.device)
-            loss = loss_sum(view, batch, plain) / supervised
-            loss.backward()
-            total += loss.detach()
-    return float(total)
-
-
-def _flattened(parameters: Sequence[Any]) -> Any:
-    """One vector [P] that holds all parameters, which become views of it, their gradients too.
-
-    So the optimiser, the clipping and a checkpoint deal with one tensor instead of hundreds.
-    """
-    import torch
-
-    weights = torch.nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]))
-    weights.grad = torch.zeros_like(weights)
-    start = 0
-    for parameter in parameters:
-        end = start + parameter.numel()
-        parameter.data = weights.data[start:end].view_as(parameter)
-        parameter.grad = weights.grad[start:end].view_as(parameter)
-        start = end
-    return weights
 
 
 def _optimiser(weights: Any, settings: TuneSettings) -> Any:
@@ -257,6 +226,6 @@ def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float
         )
 
 
-def _total(steps: Sequence[Step], amounts: Sequence[int]) -> int:
+def _total(steps: Sequence[Rows], amounts: Sequence[int]) -> int:
     """The sum over all sequences of all steps of one amount a sequence."""
-    return sum(amounts[row] for step in steps for rows in step for row in rows)
+    return sum(amounts[row] for rows in steps for row in rows)

@@ -1,0 +1,226 @@
+"""Who computes the loss and the gradient of a pass: the step by hand, or the stock model.
+
+A step is called with sequences and a share, adds `share` times the gradient of their summed loss to that of the trained
+tensors, and gives the summed loss (nats). By hand where it is proven, packed through the stock model where only the
+attention is, padded where nothing is known; the reason is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from toolkit.inference.families import why_unknown
+from toolkit.models.one_rounding import OneRoundingLinear
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.attention import Attention, Rules
+from toolkit.tuning.flat import FlatWeights
+from toolkit.tuning.fused import FAMILIES, FusedStep, in_order
+from toolkit.tuning.loss import collate, has_plain_head, loss_sum, packed_loss_sum
+from toolkit.tuning.packing import pack, packed_size
+
+NAME = "toolkit_training"
+PLAIN_ATTENTION_TOKENS = 256
+PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12), (5, 7, 3, 11, 2, 9, 6, 13, 10, 1))
+LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Of a probe's gradient against the stock model's, relative to its length."""
+
+
+class Step(Protocol):
+    """What computes a pass."""
+
+    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor: ...
+
+    def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
+        """Tokens a pass over these sequences computes."""
+
+
+class ByHand:
+    """Packed, and without autograd."""
+
+    def __init__(self, module: Any, weights: FlatWeights, recompute: bool = False) -> None:
+        self._device, self._step = module.device, FusedStep(module, weights, recompute)
+
+    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
+        return self._step(pack(sequences, self._step.heads, self._device, share=True), share)
+
+    def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
+        return packed_size(sequences, share=True)
+
+
+class Packed:
+    """Packed through the stock model, which calls our attention for every layer.
+
+    What all rows begin with is packed once, unless chance would then be shared too.
+    """
+
+    def __init__(self, module: Any, shares: bool) -> None:
+        from transformers import AttentionInterface
+
+        self._plain_head = has_plain_head(module)
+        AttentionInterface.register(NAME, _attention)
+        module.set_attn_implementation(NAME)
+        config = module.config.get_text_config()
+        kinds = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self._heads = (kinds, config.num_attention_heads // kinds)
+        self._module, self._shares = module, shares
+
+    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
+        batch = pack(sequences, self._heads, self._module.device, self._shares)
+        loss = packed_loss_sum(self._module, batch, self._plain_head)
+        (loss * share).backward()
+        return loss.detach()
+
+    def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
+        return packed_size(sequences, self._shares)
+
+
+class Padded:
+    """The stock model as it is, on padded rows.
+
+    On a CPU its fused attention is slow backwards; short sequences are better off with the plain products, whose
+    memory grows with the square of the length.
+    """
+
+    def __init__(self, module: Any, longest_tokens: int) -> None:
+        if module.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
+            module.set_attn_implementation("eager")
+        self._module, self._plain_head = module, has_plain_head(module)
+
+    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
+        loss = loss_sum(self._module, collate(sequences, self._module.device), self._plain_head)
+        (loss * share).backward()
+        return loss.detach()
+
+    def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
+        return len(sequences) * max(len(sequence.token_ids) for sequence in sequences)
+
+
+def why_not_by_hand(module: Any, parameters: Sequence[Any], dropout: float) -> str | None:
+    """Why a module must be trained through autograd; None where the step by hand knows all there is to it."""
+    from torch.nn import Linear
+
+    config = module.config
+    if config.model_type not in FAMILIES:
+        return f"the family '{config.model_type}' is not among {', '.join(sorted(FAMILIES))}"
+    if dropout:
+        return "it has dropout"
+    for name, part in module.get_decoder().layers.named_modules():
+        if hasattr(part, "lora_A") and (type(part) is not OneRoundingLinear or part.only_adapter() is None):
+            return f"{name} is not plain LoRA"
+        if name.endswith("proj") and not hasattr(part, "lora_A") and type(part) is not Linear:
+            return f"{name} is a {type(part).__name__}"
+    if config.hidden_act not in ("silu", "swish"):
+        return f"its gate is {config.hidden_act}"
+    if {id(one) for one in parameters} != {id(one) for one in in_order(module)}:
+        return "more is trained than low-rank updates of its decoder's layers"
+    return None if has_plain_head(module) else "its logits are more than the head's product"
+
+
+def why_padded(module: Any) -> str | None:
+    """Why a module must be trained on padded rows; None where only attention mixes tokens, and by rules we know."""
+    config = module.config.get_text_config()
+    if reason := why_unknown(module):
+        return reason
+    chances = [name for name in ("attention_dropout", "attn_pdrop") if getattr(config, name, 0)]
+    return f"it has {chances[0]}" if chances else None
+
+
+def choose(
+    module: Any, adapted: Any, dropout: float, longest_tokens: int, recompute: bool = False
+) -> tuple[Step, FlatWeights, str]:
+    """The fastest step that is proven for a module in training mode, its trained tensors, and what was chosen and why.
+
+    A probe of two short sequences goes both ways, so a release of transformers that computes otherwise is found here.
+    """
+    parameters = [one for one in adapted.parameters() if one.requires_grad]
+    reason = why_not_by_hand(module, parameters, dropout)
+    if reason is None:
+        weights = FlatWeights(in_order(module))
+        step: Step = ByHand(module, weights, recompute)
+        if (apart := _apart(step, module, weights)) is None:
+            return step, weights, "by hand"
+        reason = apart
+    else:
+        weights = FlatWeights(parameters)
+    if recompute:
+        module.gradient_checkpointing_enable()
+    if (padded := why_padded(module)) is None:
+        before = module.config._attn_implementation
+        step = Packed(module, shares=not dropout)
+        if (apart := _apart(step, module, weights, before)) is None:
+            return step, weights, f"packed, through autograd: {reason}"
+        padded = apart
+        module.set_attn_implementation(before)
+    return Padded(module, longest_tokens), weights, f"padded, through autograd: {padded}"
+
+
+def _apart(step: Step, module: Any, weights: FlatWeights, attention: str | None = None) -> str | None:
+    """What tells a step's gradient from the stock model's on two short sequences; None where nothing does.
+
+    B starts at 0, where most of LoRA has no gradient: for the probe it is shaken.
+    """
+    limit = module.config.get_text_config().vocab_size
+    rows = [
+        TrainingSequence(tuple(token % limit for token in ids), (False,) * 8 + (True,) * (len(ids) - 8))
+        for ids in PROBE
+    ]
+    kept = weights.vector.detach().clone()
+    gradients = []
+    was_training = module.training
+    try:
+        module.eval()  # no dropout: both ways must see the same
+        with torch.no_grad():
+            shaken = torch.arange(len(kept), dtype=torch.float32, device=kept.device).mul_(12.9898).sin_()
+            weights.vector.add_(shaken, alpha=0.02)
+        step(rows, 1.0)
+        gradients.append(weights.gradient.clone())
+        weights.gradient.zero_()
+        ours = module.config._attn_implementation
+        if attention is not None:
+            module.set_attn_implementation(attention)
+        loss = loss_sum(module, collate(rows, module.device), has_plain_head(module))
+        loss.backward()
+        gradients.append(weights.gradient.clone())
+        if attention is not None:
+            module.set_attn_implementation(ours)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model that is not what it seems raises
+        return f"its forward pass fails when packed ({type(error).__name__}: {error})"
+    finally:
+        module.train(was_training)
+        with torch.no_grad():
+            weights.vector.copy_(kept)
+        weights.gradient.zero_()
+    apart = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+    if apart <= LARGEST_ERROR.get(module.dtype, 1e-3):
+        return None
+    return f"its gradient differs from the stock model's by {apart:.1e} on a dozen tokens"
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    bands: Any = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' interface: query [1, H * G, N, d] on key and value [1, H, N, d] by bands: [1, N, H * G, d].
+
+    Raises:
+        RuntimeError: called without bands, or with a mask of the model's own.
+    """
+    if bands is None or attention_mask is not None:
+        raise RuntimeError("packed attention is called with bands and without masks of the model's own")
+    rules = Rules(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window)
+    packed = [one[0].transpose(0, 1).contiguous() for one in (query, key, value)]
+    found: torch.Tensor = Attention.apply(*packed, bands, rules)
+    return found[None], None
