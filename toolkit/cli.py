@@ -33,7 +33,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false", "
 
 OUT_OF_MEMORY = (
     "out of memory; finished work is kept, run the same command again to go on. To need less, lower `batch_tokens`, "
-    "`decoding.max_new_tokens`, or a tuning's `effective_batch_size` and `micro_batch_tokens`, for example: batch_tokens=2048"
+    "`decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: batch_tokens=2048"
 )
 NO_SPACE = (
     "no space is left on the disk{place}; finished work is kept, run the same command again to go on. Free some space, "

@@ -49,7 +49,13 @@ class World:
 
 
 RETRIEVE = {"top_k": 2, "size_tokens": 16, "overlap_tokens": 4}
-TUNE = {"rank": 2, "epochs": 1, "effective_batch_size": 8, "checkpoint_every": 2, "target_modules": ["q_proj", "up_proj"]}
+TUNE = {
+    "rank": 2,
+    "epochs": 1,
+    "effective_batch_size": 8,
+    "checkpoint_every": 2,
+    "target_modules": ["q_proj", "up_proj"],
+}
 STRATEGIES = {
     "zero_shot": [],
     "few_shot": [{"prompt": {"shots": 2}}],

@@ -124,7 +124,10 @@ def test_a_run_killed_again_and_again_goes_on_to_the_same_bytes(
 
 
 def test_training_goes_on_from_its_checkpoint(start: Start) -> None:
-    strategies = {"zero_shot": [], "lora": [{"tune": {"rank": 2, "epochs": 1, "effective_batch_size": 8, "checkpoint_every": 2}}]}
+    strategies = {
+        "zero_shot": [],
+        "lora": [{"tune": {"rank": 2, "epochs": 1, "effective_batch_size": 8, "checkpoint_every": 2}}],
+    }
     with pytest.raises(Killed):
         start(strategies, listener=killing("train", step=3))
     steps: list[int] = []

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.tuning import TuneSettings
-from toolkit.tuning.batches import epoch_batches, micro_batches, plan
+from toolkit.tuning.batches import epoch_batches, passes, plan
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 99))
@@ -15,12 +15,23 @@ def test_an_epoch_holds_every_sequence_once(lengths: list[int], batch_size: int,
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 120))
-def test_micro_batches_keep_to_the_padded_tokens_and_drop_nothing(lengths: list[int], most_tokens: int) -> None:
+def test_passes_keep_to_the_tokens_and_drop_nothing(lengths: list[int], most_tokens: int) -> None:
     batch = tuple(range(len(lengths)))
-    passes = micro_batches(batch, lengths, most_tokens)
-    assert sorted(index for rows in passes for index in rows) == list(batch)
-    for rows in passes:
-        assert len(rows) == 1 or len(rows) * max(lengths[index] for index in rows) <= most_tokens
+
+    def padded(rows: tuple[int, ...]) -> int:
+        return len(rows) * max(lengths[index] for index in rows)
+
+    found = passes(batch, lengths, most_tokens, None, padded)
+    assert sorted(index for rows in found for index in rows) == list(batch)
+    assert all(len(rows) == 1 or padded(rows) <= most_tokens for rows in found)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 4))
+def test_passes_of_so_many_rows_drop_nothing(lengths: list[int], most_rows: int) -> None:
+    batch = tuple(range(len(lengths)))
+    found = passes(batch, lengths, 1, most_rows, len)
+    assert sorted(index for rows in found for index in rows) == list(batch)
+    assert [len(rows) for rows in found[:-1]] == [most_rows] * (len(found) - 1)
 
 
 def test_batches_hold_sequences_of_similar_length() -> None:
@@ -30,7 +41,7 @@ def test_batches_hold_sequences_of_similar_length() -> None:
 
 
 def test_the_plan_follows_seed_and_epoch() -> None:
-    lengths, settings = [5, 6, 7, 8, 9, 10], TuneSettings(epochs=2, batch_size=2)
+    lengths, settings = [5, 6, 7, 8, 9, 10], TuneSettings(epochs=2, effective_batch_size=2)
     first = plan(lengths, settings, seed=0)
     assert first == plan(lengths, settings, seed=0)
     assert first != plan(lengths, settings, seed=1)
@@ -39,4 +50,4 @@ def test_the_plan_follows_seed_and_epoch() -> None:
 
 
 def test_the_plan_stops_at_max_steps() -> None:
-    assert len(plan([5] * 40, TuneSettings(epochs=2, batch_size=2, max_steps=7), seed=0)) == 7
+    assert len(plan([5] * 40, TuneSettings(epochs=2, effective_batch_size=2, max_steps=7), seed=0)) == 7

@@ -73,17 +73,20 @@ def test_micro_batches_weigh_every_token_the_same(llama: Any, rows: Any, tmp_pat
     assert a.losses == pytest.approx(b.losses, abs=1e-6)
 
 
-def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: Any) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: Any, dropout: float) -> None:
     from toolkit.tuning.adapter import new_adapter
-    from toolkit.tuning.training import _accumulate, _flattened
+    from toolkit.tuning.step import choose
+    from toolkit.tuning.training import accumulate
 
     sequences = rows(8, shortest=5, longest=20)
     gradients = []
-    for step in ([tuple(range(8))], [(index,) for index in range(8)], [(7, 3, 1, 0, 2, 4, 6, 5)]):
+    for cut in ([tuple(range(8))], [(index,) for index in range(8)], [(7, 3, 1), (0, 2, 4, 6, 5)]):
         adapted = new_adapter(llama(), SMALL, seed=0)
-        weights = _flattened([parameter for parameter in adapted.parameters() if parameter.requires_grad])
-        _accumulate(adapted.get_base_model(), sequences, tuple(step), True, seed=0)
-        gradients.append(weights.grad)
+        step, weights, how = choose(adapted.get_base_model(), adapted, dropout, longest_tokens=20)
+        assert (how == "by hand") is (dropout == 0)
+        accumulate(step, [[sequences[row] for row in some] for some in cut])
+        gradients.append(weights.gradient)
     assert gradients[0].abs().max() > 1e-4
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(gradients[2], gradients[0], rtol=0, atol=1e-6)
@@ -278,15 +281,6 @@ def test_what_cannot_be_trained_on_is_named(llama: Any, tmp_path: Path) -> None:
 def test_half_precision_without_range_is_refused(llama: Any, rows: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="bfloat16"):
         train(llama(torch.float16), rows(4), SMALL, tmp_path)
-
-
-def test_long_and_short_sequences_use_different_attention_and_agree(
-    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = train(llama(), rows(6), SMALL, tmp_path / "a")
-    monkeypatch.setattr("toolkit.tuning.training.PLAIN_ATTENTION_TOKENS", 0)
-    fused = train(llama(), rows(6), SMALL, tmp_path / "b")
-    assert fused.losses == pytest.approx(plain.losses, abs=1e-5)
 
 
 def test_the_package_is_light_to_import() -> None:

@@ -26,8 +26,8 @@ def machine_limits(root: Path) -> Iterator[None]:
             raise
         raise RunError(
             f"out of memory; finished work is kept in {root}, run the same command again to go on. To need less, lower "
-            "`batch_tokens`, `decoding.max_new_tokens`, or a tuning's `effective_batch_size` and `micro_batch_tokens`, for "
-            "example: batch_tokens=2048"
+            "`batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: "
+            "batch_tokens=2048"
         ) from error
     except OSError as error:
         if not _is_out_of_space(error):

@@ -82,7 +82,8 @@ class Attention(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found = attend_backward(gradient.contiguous(), *context.saved_tensors, context.bands, context.rules)
+        query, key, value = context.saved_tensors
+        found = attend_backward(gradient.contiguous(), query, key, value, context.bands, context.rules)
         return (*found, None, None)
 
 
@@ -130,4 +131,4 @@ def _add(total: torch.Tensor, found: torch.Tensor, band: Band) -> None:
 
 
 def _has_gaps(bands: Sequence[Band], query: torch.Tensor) -> bool:
-    return sum(len(band.answered) for band in bands) < query.shape[0] * query.shape[1]
+    return bool(sum(len(band.answered) for band in bands) < query.shape[0] * query.shape[1])

@@ -1,4 +1,4 @@
-"""The trained tensors as one vector: the optimiser, the clipping and a checkpoint deal with one tensor, not hundreds."""
+"""The trained tensors as one vector: optimiser, clipping and checkpoints deal with one tensor, not hundreds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class FlatWeights:
     """Parameters as views of one fp32 vector [P], their gradients as views of another."""
 
     def __init__(self, parameters: Sequence[Any]) -> None:
-        """The parameters become views, in the order given; equal ones are laid down once."""
+        """The parameters become views, in the order given."""
         self.vector = torch.nn.Parameter(torch.cat([one.detach().reshape(-1) for one in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
         self._places: dict[int, slice] = {}

@@ -9,7 +9,6 @@ Letters: N packed tokens, M predicting ones, D hidden, H key-value heads, G quer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,82 +17,11 @@ from torch.nn import functional
 
 from toolkit.tuning.attention import Rules, attend, attend_backward
 from toolkit.tuning.flat import FlatWeights
+from toolkit.tuning.groups import Group, Linear, Update
 from toolkit.tuning.loss import frozen_head
 from toolkit.tuning.packing import Packed
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-
-
-@dataclass(frozen=True)
-class Update:
-    """One linear layer's low-rank update: A [r, in] and scale * B [out, r] in the model's dtype, and fp32 gradients."""
-
-    down: torch.Tensor
-    up: torch.Tensor
-    down_gradient: torch.Tensor
-    up_gradient: torch.Tensor
-    scale: float
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A frozen linear layer with its update, if it has one."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    update: Update | None
-
-
-class Group:
-    """Linear layers that read the same tensor."""
-
-    def __init__(self, linears: Sequence[Linear]) -> None:
-        self.linears = linears
-        self._updates = [linear.update for linear in linears if linear.update is not None]
-        self._downs = _stacked([update.down for update in self._updates])
-        self._down_gradients = _stacked([update.down_gradient for update in self._updates])
-
-    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """x [N, in] -> each layer's outputs [N, out], and x A^T of all updates [N, sum of r], which backward wants."""
-        small = x @ self._downs.t() if self._updates else x[:, :0]
-        outputs, at = [], 0
-        for linear in self.linears:
-            if linear.update is None:
-                outputs.append(functional.linear(x, linear.weight, linear.bias))
-                continue
-            rank = len(linear.update.down)
-            summed = small[:, at : at + rank] @ linear.update.up.t()
-            summed = torch.addmm(summed, x, linear.weight.t())  # one rounding, as in `OneRoundingLinear`
-            outputs.append(summed if linear.bias is None else summed.add_(linear.bias))
-            at += rank
-        return outputs, small
-
-    def backward(
-        self, gradients: Sequence[torch.Tensor], x: torch.Tensor, small: torch.Tensor, wanted: bool = True
-    ) -> torch.Tensor | None:
-        """Adds to the updates' gradients and gives that of x [N, in], where it is wanted."""
-        downwards, at = [], 0
-        for linear, gradient in zip(self.linears, gradients, strict=True):
-            update = linear.update
-            if update is None:
-                continue
-            rank = len(update.down)
-            update.up_gradient.add_(gradient.t() @ small[:, at : at + rank], alpha=update.scale)
-            downwards.append(gradient @ update.up)
-            at += rank
-        found = None
-        if downwards:
-            down = downwards[0] if len(downwards) == 1 else torch.cat(downwards, dim=1)
-            products = down.t() @ x
-            if self._down_gradients is not None:
-                self._down_gradients.add_(products)
-            if wanted:
-                found = down @ self._downs
-        if not wanted:
-            return None
-        for linear, gradient in zip(self.linears, gradients, strict=True):
-            found = gradient @ linear.weight if found is None else torch.addmm(found, gradient, linear.weight)
-        return found
 
 
 class Norm(NamedTuple):
@@ -302,6 +230,7 @@ class FusedStep:
     def _layer(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        window = getattr(attention.config, "sliding_window", None)  # where layers differ, each has its own
         return Layer(
             before_attention=_norm(layer.input_layernorm),
             attention=self._group(attention.q_proj, attention.k_proj, attention.v_proj),
@@ -311,7 +240,7 @@ class FusedStep:
             before_mlp=_norm(layer.post_attention_layernorm),
             gates=self._group(mlp.gate_proj, mlp.up_proj),
             down=self._group(mlp.down_proj),
-            rules=Rules(attention.scaling, window=getattr(attention, "sliding_window", None)),
+            rules=Rules(attention.scaling, window=getattr(attention, "sliding_window", window)),
         )
 
     def _group(self, *modules: Any) -> Group:
@@ -358,22 +287,6 @@ def in_order(module: Any) -> list[Any]:
 
 def _norm(module: Any) -> Norm:
     return Norm(module.weight, float(module.variance_epsilon))
-
-
-def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors [r, in] that lie one behind the other in memory as one: a view, no copy.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if not parts:
-        return torch.empty(0)
-    first, rows, end = parts[0], 0, parts[0].storage_offset()
-    for part in parts:
-        if part.storage_offset() != end or part.data_ptr() != first.data_ptr() + rows * first.stride(0) * part.element_size():
-            raise ValueError("tensors that share a product do not lie together")
-        rows, end = rows + len(part), end + part.numel()
-    return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,103 @@
+"""Frozen linear layers with low-rank updates, forward and backward, those that read the same tensor together.
+
+Letters: N tokens, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Update:
+    """One linear layer's low-rank update: A [r, in] and scale * B [out, r] in the model's dtype, and fp32 gradients."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    down_gradient: torch.Tensor
+    up_gradient: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A frozen linear layer with its update, if it has one."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    update: Update | None
+
+
+class Group:
+    """Linear layers that read the same tensor."""
+
+    def __init__(self, linears: Sequence[Linear]) -> None:
+        self.linears = linears
+        self._updates = [linear.update for linear in linears if linear.update is not None]
+        self._downs = _stacked([update.down for update in self._updates])
+        self._down_gradients = _stacked([update.down_gradient for update in self._updates])
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """x [N, in] -> each layer's outputs [N, out], and x A^T of all updates [N, sum of r], which backward wants."""
+        small = x @ self._downs.t() if self._updates else x[:, :0]
+        outputs, at = [], 0
+        for linear in self.linears:
+            if linear.update is None:
+                outputs.append(functional.linear(x, linear.weight, linear.bias))
+                continue
+            rank = len(linear.update.down)
+            summed = small[:, at : at + rank] @ linear.update.up.t()
+            summed = torch.addmm(summed, x, linear.weight.t())  # one rounding, as in `OneRoundingLinear`
+            outputs.append(summed if linear.bias is None else summed.add_(linear.bias))
+            at += rank
+        return outputs, small
+
+    def backward(
+        self, gradients: Sequence[torch.Tensor], x: torch.Tensor, small: torch.Tensor, wanted: bool = True
+    ) -> torch.Tensor | None:
+        """Adds to the updates' gradients and gives that of x [N, in], where it is wanted."""
+        downwards, at = [], 0
+        for linear, gradient in zip(self.linears, gradients, strict=True):
+            update = linear.update
+            if update is None:
+                continue
+            rank = len(update.down)
+            update.up_gradient.add_(gradient.t() @ small[:, at : at + rank], alpha=update.scale)
+            downwards.append(gradient @ update.up)
+            at += rank
+        found = None
+        if downwards:
+            down = downwards[0] if len(downwards) == 1 else torch.cat(downwards, dim=1)
+            products = down.t() @ x
+            if self._down_gradients is not None:
+                self._down_gradients.add_(products)
+            if wanted:
+                found = down @ self._downs
+        if not wanted:
+            return None
+        for linear, gradient in zip(self.linears, gradients, strict=True):
+            found = gradient @ linear.weight if found is None else torch.addmm(found, gradient, linear.weight)
+        return found
+
+
+def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors [r, in] that lie one behind the other in memory as one: a view, no copy.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not parts:
+        return torch.empty(0)
+    first, rows, end = parts[0], 0, parts[0].storage_offset()
+    for part in parts:
+        if (
+            part.storage_offset() != end
+            or part.data_ptr() != first.data_ptr() + rows * first.stride(0) * part.element_size()
+        ):
+            raise ValueError("tensors that share a product do not lie together")
+        rows, end = rows + len(part), end + part.numel()
+    return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
