@@ -17,7 +17,10 @@ from toolkit.models import load_adapter
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TrainingResult, TuneSettings, train
+from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.loss import collate, loss_sum, supervised_count
+from toolkit.tuning.micro_batches import MicroBatches
+from toolkit.tuning.step import choose
 from toolkit.tuning.training import rate_share
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
@@ -75,21 +78,52 @@ def test_micro_batches_weigh_every_token_the_same(llama: Any, rows: Any, tmp_pat
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: Any, dropout: float) -> None:
-    from toolkit.tuning.adapter import new_adapter
-    from toolkit.tuning.step import choose
-    from toolkit.tuning.training import accumulate
-
-    sequences = rows(8, shortest=5, longest=20)
-    gradients = []
-    for cut in ([tuple(range(8))], [(index,) for index in range(8)], [(7, 3, 1), (0, 2, 4, 6, 5)]):
-        adapted = new_adapter(llama(), SMALL, seed=0)
-        step, weights, how = choose(adapted.get_base_model(), adapted, dropout, longest_tokens=20)
-        assert (how == "by hand") is (dropout == 0)
-        accumulate(step, [[sequences[row] for row in some] for some in cut])
+    sequences, gradients = rows(8, shortest=5, longest=20), []
+    for changed in ({}, {"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 1}):
+        micro_batches, weights = accumulating(llama(), sequences, {"dropout": dropout, **changed})
+        micro_batches.accumulate((3, 1, 0, 2, 7, 6, 5, 4))
         gradients.append(weights.gradient)
     assert gradients[0].abs().max() > 1e-4
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(gradients[2], gradients[0], rtol=0, atol=1e-6)
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-6)
+
+
+def accumulating(module: Any, sequences: list[TrainingSequence], changed: dict[str, Any]) -> Any:
+    settings = SMALL.model_copy(update=changed)
+    adapted = new_adapter(module, settings, seed=0)
+    step, weights, how = choose(adapted.get_base_model(), adapted, settings.dropout, longest_tokens=20)
+    assert (how == "by hand") is (settings.dropout == 0)
+    return MicroBatches(step, weights, sequences, settings), weights
+
+
+class Narrow:
+    """A step that runs out of memory on passes of more than so many rows, having added half of the gradient."""
+
+    def __init__(self, step: Any, weights: Any, most_rows: int) -> None:
+        self._step, self._weights, self._most, self.tokens = step, weights, most_rows, step.tokens
+
+    def __call__(self, sequences: list[TrainingSequence], share: float) -> torch.Tensor:
+        loss = self._step(sequences, share)
+        if len(sequences) > self._most:
+            self._weights.gradient.mul_(0.5)
+            raise torch.OutOfMemoryError
+        return loss
+
+
+@pytest.mark.parametrize("changed", [{}, {"micro_batch_size": 8}])
+def test_out_of_memory_halves_the_passes_and_keeps_the_step(llama: Any, rows: Any, changed: dict[str, Any]) -> None:
+    sequences, everything = rows(8, shortest=5, longest=20), tuple(range(8))
+    whole, wanted = accumulating(llama(), sequences, changed)
+    loss = whole.accumulate(everything)
+    narrow, weights = accumulating(llama(), sequences, changed)
+    narrow._step = Narrow(narrow._step, weights, most_rows=2)
+    assert narrow.accumulate(everything) == pytest.approx(loss, abs=1e-6)
+    torch.testing.assert_close(weights.gradient, wanted.gradient, rtol=0, atol=1e-6)
+    assert narrow.halvings >= 2
+    assert max(map(len, narrow.cut(everything))) <= 2
+    narrow._step = Narrow(narrow._step, weights, most_rows=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        narrow.accumulate(everything)
 
 
 class Killed(Exception):

@@ -20,10 +20,11 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import new_adapter, save_adapter, write_atomically
-from toolkit.tuning.batches import Rows, passes, plan
+from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.loss import supervised_count
+from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import Step, choose
+from toolkit.tuning.step import choose
 
 OnStep = Callable[[int, int, float, int], None]
 """Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
@@ -102,11 +103,6 @@ def _train(
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
 
-    most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
-
-    def computed(rows: Rows) -> int:
-        return step.tokens([sequences[row] for row in rows])
-
     lengths = [len(sequence.token_ids) for sequence in sequences]
     steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -114,17 +110,16 @@ def _train(
     adapted = new_adapter(module, settings, seed)
     view = adapted.get_base_model().train()
     step, weights, how = choose(view, adapted, settings.dropout, max(lengths))
+    micro_batches = MicroBatches(step, weights, sequences, settings)
     optimiser = _optimiser(weights.vector, settings)
     key = checkpoint.training_key(module, sequences, settings, seed)
     losses = checkpoint.resume(folder, key, weights.vector, optimiser)
 
     for number in range(len(losses), len(steps)):
         optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
-        weights.gradient.zero_()
-        cut = passes(steps[number], lengths, settings.micro_batch_tokens, most_rows, computed)
         with torch.random.fork_rng(devices=cuda_devices(module)):
             torch.manual_seed(derive(seed, f"dropout of step {number}"))
-            loss = accumulate(step, [[sequences[row] for row in rows] for rows in cut])
+            loss = micro_batches.accumulate(steps[number])
         norm = float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
         _check_finite(loss, norm, number, len(steps), rate)
         optimiser.step()
@@ -145,12 +140,6 @@ def _train(
     _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
     checkpoint.remove(folder)
     return {**result, "how": how}
-
-
-def accumulate(step: Step, groups: Sequence[Sequence[TrainingSequence]]) -> float:
-    """Adds the gradient of the mean loss over all supervised tokens, pass by pass, and gives that loss (nats)."""
-    supervised = sum(supervised_count(sequence) for group in groups for sequence in group)
-    return sum(float(step(group, 1 / supervised)) for group in groups) / supervised
 
 
 def _amounts(steps: Sequence[Rows], sequences: Sequence[TrainingSequence]) -> dict[str, int]:

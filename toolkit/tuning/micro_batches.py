@@ -1,0 +1,69 @@
+"""A step's gradient, pass by pass; where the memory does not suffice the passes are halved, never the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.batches import Rows, passes
+from toolkit.tuning.flat import FlatWeights
+from toolkit.tuning.loss import supervised_count
+from toolkit.tuning.settings import TuneSettings
+from toolkit.tuning.step import Step
+
+
+class MicroBatches:
+    """Cuts steps into passes of at most so many tokens, or so many sequences.
+
+    Attributes:
+        most_tokens, most_rows: of a pass, as they are now; `most_rows` None leaves it to the tokens.
+        halvings: how often the memory did not suffice.
+    """
+
+    def __init__(
+        self, step: Step, weights: FlatWeights, sequences: Sequence[TrainingSequence], settings: TuneSettings
+    ) -> None:
+        self._step, self._weights, self._sequences = step, weights, sequences
+        self._lengths = [len(sequence.token_ids) for sequence in sequences]
+        self.most_tokens = settings.micro_batch_tokens
+        self.most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
+        self.halvings = 0
+
+    def accumulate(self, rows: Rows) -> float:
+        """Sets the gradient of the mean loss over all supervised tokens of a step, and gives that loss (nats).
+
+        Raises:
+            torch.OutOfMemoryError: not even one sequence fits.
+        """
+        while True:
+            cut = self.cut(rows)
+            try:
+                return self._accumulated(cut)
+            except torch.OutOfMemoryError:
+                if max(map(len, cut)) == 1:
+                    raise
+                self._halve(cut)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def cut(self, rows: Rows) -> list[Rows]:
+        """A step's passes."""
+        return passes(rows, self._lengths, self.most_tokens, self.most_rows, self._tokens)
+
+    def _accumulated(self, cut: Sequence[Rows]) -> float:
+        self._weights.gradient.zero_()
+        supervised = sum(supervised_count(self._sequences[row]) for rows in cut for row in rows)
+        losses = [self._step([self._sequences[row] for row in rows], 1 / supervised) for rows in cut]
+        return sum(map(float, losses)) / supervised
+
+    def _halve(self, cut: Sequence[Rows]) -> None:
+        self.halvings += 1
+        if self.most_rows is not None:
+            self.most_rows = max(map(len, cut)) // 2
+        else:
+            self.most_tokens = max(self._tokens(rows) for rows in cut) // 2
+
+    def _tokens(self, rows: Rows) -> int:
+        return self._step.tokens([self._sequences[row] for row in rows])
