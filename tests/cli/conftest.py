@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from toolkit.cli import app
 from toolkit.errors import DataError
 from toolkit.rendering import TrainingSequence
-from toolkit.runs.reopen import Shown
+from toolkit.runs.reopen import Shown, Taught
 from toolkit.tasks.contract import ChoiceContract
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
@@ -78,6 +78,14 @@ class FakeRun:
         if example_id != EXAMPLE.id:
             raise DataError(f"no strategy answered '{example_id}'")
         return shown()
+
+    def training(self, rows: int) -> list[Taught]:
+        first = TrainingSequence((1, 2, 3, 4, 5, 6, 7), (False,) * 4 + (True,) * 3)
+        second = TrainingSequence((1, 2, 4, 5, 7), (False,) * 3 + (True, False))
+        return [
+            Taught("lora_rag", 0, f"train-{number}", sequence)
+            for number, sequence in enumerate((first, second, None)[:rows], start=1)
+        ]
 
     def text_input(self, text: str) -> dict[str, str]:
         return {"question": text}

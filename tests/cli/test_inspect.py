@@ -70,6 +70,36 @@ def test_supervised_tokens_are_underlined_where_there_are_colours(fake_run: Call
     assert "[[" not in shown
 
 
+TRAINING = """\
+== lora_rag, seed 0: train-1 ==
+learnt: 7 tokens, 3 supervised
+  | <|user|>How long?<|assistant|>[[14 days<|end|>]]
+token ids: 1 2 3 4 [[5 6 7]]
+
+== lora_rag, seed 0: train-2 ==
+learnt: 5 tokens, 1 supervised
+  | <|user|>How<|assistant|>[[14]]<|end|>
+token ids: 1 2 4 [[5]] 7
+
+== lora_rag, seed 0: train-3 ==
+not learnt: it is too long for the model's context
+"""
+
+
+def test_training_shows_the_first_rows_of_train_with_their_masks(inspect: Callable[..., Result]) -> None:
+    result = inspect("--training", "3", "--ids")
+    assert result.exit_code == 0
+    assert result.stdout == TRAINING
+    assert inspect("--training", "1", "--ids").stdout == "".join(TRAINING.splitlines(keepends=True)[:4])
+
+
+@pytest.mark.parametrize("options", [(), ("--example", "test-1", "--training", "2")])
+def test_either_an_example_or_rows_of_train_are_shown(inspect: Callable[..., Result], options: tuple[str, ...]) -> None:
+    result = inspect(*options)
+    assert result.exit_code == 2
+    assert result.stderr == "error: what shall be shown? Give either `--example ID` or `--training N`\n"
+
+
 def test_an_unknown_example_is_code_2(inspect: Callable[..., Result]) -> None:
     result = inspect("--example", "test-9")
     assert result.exit_code == 2

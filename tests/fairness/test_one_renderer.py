@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from toolkit.runs.reopen import FinishedRun, reopen
 from toolkit.tasks.contract import AnswerContract
 from toolkit.tasks.example import Example
 
-TRAINED = ("lora", "lora_rag", "few_shot_lora")
+TRAINED = ("lora", "lora_rag", "few_shot_lora", "sft_then_rag")
+AS_ASKED = TRAINED[:3]  # in the last one, what is retrieved comes after the tuning
 
 
 @pytest.mark.parametrize("part", ["system", "user"])
@@ -49,7 +51,7 @@ def test_without_passages_the_text_is_the_same_with_one_slot_cut_out(whole_runs:
 
 @pytest.fixture
 def trained_on(tiny_shipped: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[FinishedRun, dict[str, list[Any]]]:
-    """A handbook run of three tuned stacks, and the sequences each was trained on."""
+    """A handbook run of four tuned stacks, and the sequences each was trained on."""
     from toolkit.tuning import train
 
     seen: list[list[Any]] = []
@@ -63,13 +65,14 @@ def trained_on(tiny_shipped: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Fini
     result = tiny_shipped.run(
         "handbook",
         f"strategies={{zero_shot: [], lora: [{tune}], lora_rag: [retrieve: {{top_k: 3}}, {tune}], "
-        f"few_shot_lora: [prompt: {{shots: 4}}, {tune}]}}",
+        f"few_shot_lora: [prompt: {{shots: 4}}, {tune}], sft_then_rag: [{tune}, retrieve: {{top_k: 3}}]}}",
         "contrasts=[]",
         "metrics=[token_f1]",
         "limit=1",
     )
     finished = reopen(result.folder)
-    return finished, dict(zip(TRAINED, seen, strict=True))
+    by_name = dict(zip(AS_ASKED, seen, strict=True))
+    return finished, {**by_name, "sft_then_rag": by_name["lora"]}  # tuned alike, so its adapter came from the Store
 
 
 def test_training_ids_are_the_prompt_the_written_target_and_the_stop(
@@ -78,7 +81,7 @@ def test_training_ids_are_the_prompt_the_written_target_and_the_stop(
     finished, sequences = trained_on
     task, tokenizer = finished.prepared.task, finished.system("zero_shot").renderer.tokenizer
     stop = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    for name in TRAINED:
+    for name in AS_ASKED:
         drafts = finished.system(name).drafts(task.train)
         assert len(sequences[name]) == len(task.train) == 186
         for example, draft, sequence in zip(task.train, drafts, sequences[name], strict=True):
@@ -87,7 +90,7 @@ def test_training_ids_are_the_prompt_the_written_target_and_the_stop(
             assert list(sequence.token_ids) == opening + taught
             assert list(sequence.supervised) == [False] * len(opening) + [True] * len(taught)
     # What was trained on is what is asked: the same prompts, byte for byte, are sent when answering.
-    for name in TRAINED:
+    for name in AS_ASKED:
         asked = finished.system(name).answer(task.train[:8])
         assert [output.prompt_token_ids for output in asked] == [
             sequence.token_ids[: sequence.supervised.index(True)] for sequence in sequences[name][:8]
@@ -97,11 +100,30 @@ def test_training_ids_are_the_prompt_the_written_target_and_the_stop(
     assert {len(draft.demonstrations) for draft in finished.system("few_shot_lora").drafts(task.train)} == {4}
 
 
+def test_what_a_run_shows_of_its_training_is_what_it_was_trained_on(
+    trained_on: tuple[FinishedRun, dict[str, list[Any]]],
+) -> None:
+    finished, sequences = trained_on
+    shown = finished.training(5)
+    assert [(item.strategy, item.example_id) for item in shown] == [
+        (name, example.id) for name in TRAINED for example in finished.prepared.task.train[:5]
+    ]
+    assert [item.sequence for item in shown] == [sequence for name in TRAINED for sequence in sequences[name][:5]]
+    (asked,) = {output["example_id"] for output in _outputs(finished, "lora")}
+    trained = {item.strategy: item.trained for item in finished.show(asked)}
+    assert trained["sft_then_rag"] == trained["lora"] != trained["lora_rag"]
+
+
 def _text(finished: FinishedRun, draft: Draft) -> bytes:
     """The conversation as the model's own chat template writes it, by transformers alone."""
     tokenizer = finished.system("zero_shot").renderer.tokenizer
     said = [{"role": message.role, "content": message.content} for message in draft.messages()]
     return str(tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)).encode()
+
+
+def _outputs(finished: FinishedRun, strategy: str) -> list[dict[str, Any]]:
+    (path,) = (finished.folder.root / "outputs" / strategy).glob("*.jsonl")
+    return [json.loads(line)["output"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _target(contract: AnswerContract, example: Example) -> str:

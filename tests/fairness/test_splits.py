@@ -36,6 +36,26 @@ def test_the_same_content_in_two_splits_is_refused(tiny_shipped: Any, split: str
     assert not (tiny_shipped.last / "outputs").exists()
 
 
+def test_a_test_row_in_train_is_refused_before_any_training(tiny_shipped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+    monkeypatch.setattr("toolkit.tuning.train", lambda *given, **_: trained.append(given))
+
+    def leak(rows: dict[str, list[dict[str, Any]]]) -> None:
+        rows["train"].append(rows["test"][7] | {"id": "leaked"})
+
+    folder = tiny_shipped.task("tickets", leak)
+    error = tiny_shipped.refusal(
+        "tickets",
+        f"task={folder}",
+        "strategies={zero_shot: [], lora: [tune: {rank: 2, max_steps: 1}]}",
+        "contrasts=[]",
+    )
+    assert isinstance(error, FairnessError)
+    assert re.fullmatch(r".*: the same inputs stand in train 'leaked', test '[\w-]+'", str(error))
+    assert trained == []
+    assert not (tiny_shipped.last / "systems").exists()
+
+
 def test_a_group_in_two_splits_is_refused_without_a_reason(tiny_shipped: Any) -> None:
     folder = tiny_shipped.task("handbook", _by_document, shared_groups=False)
     assert tiny_shipped.run("quickstart", f"task={folder}", *BARE).comparison["n"] == 1

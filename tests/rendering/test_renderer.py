@@ -18,6 +18,10 @@ from toolkit.tasks.example import Example
 from toolkit.tasks.messages import Message
 
 LENIENT = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 words = st.text(st.characters(codec="utf-8"), max_size=20)
 ASKED = Message("user", "b")
 DEMONSTRATIONS = (Example("d1", {"question": "One?"}, ("1",)), Example("d2", {"question": "Two?"}, ("2",)))
@@ -118,17 +122,47 @@ def test_a_conversation_supervises_each_marked_answer_with_its_stop(renderer: Re
     assert list(sequence.token_ids) == [*opening, *renderer.chat.encode("third"), 2]
 
 
-def test_a_chat_template_that_rewrites_earlier_turns_is_refused(make_tokenizer: Callable[..., Any]) -> None:
-    last_only = (
-        "{% for m in messages %}{% if loop.last or m['role'] != 'assistant' %}<|im_start|>{{ m['role'] }}\n"
-        "{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
+"""As Qwen3 with thinking switched off: an answer is asked for after an empty thought, which earlier turns lack."""
+
+
+def test_a_chat_template_that_rewrites_earlier_turns_gives_one_sequence_a_supervised_turn(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    renderer = Renderer(make_tokenizer(THINKING))
+    said = [
+        Message("user", "One?"),
+        Message("assistant", "first", supervise=True),
+        Message("user", "Two?"),
+        Message("assistant", "not learnt"),
+        Message("user", "Three?"),
+        Message("assistant", "third", supervise=True),
+    ]
+    single = [ASKED, Message("assistant", "a", supervise=True)]
+    split, whole = renderer.sequences_by_conversation([said, single])
+    assert (len(split), len(whole)) == (2, 1)
+    assert renderer.training_sequences([said, single]) == [*split, *whole]
+    assert renderer.chat is not None
+    for sequence, place in zip(split, (1, 5), strict=True):
+        opening = renderer.chat.token_ids(said[:place], opens_answer=True)
+        taught = [*renderer.chat.encode(said[place].content), *renderer.stop]
+        assert list(sequence.token_ids) == [*opening, *taught]
+        assert list(sequence.supervised) == [False] * len(opening) + [True] * len(taught)
+
+
+def test_an_answer_that_the_chat_template_trims_later_on_is_learnt_as_it_stands(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    trimming = CHATML.replace("m['content']", "m['content'] | trim")
+    renderer = Renderer(make_tokenizer(trimming))
+    kept, trimmed = (
+        [ASKED, Message("assistant", answer, supervise=True), ASKED, Message("assistant", "b", supervise=True)]
+        for answer in ("a", "a ")
     )
-    renderer = Renderer(make_tokenizer(last_only))
-    turns = [Message("user", "One?"), Message("assistant", "1", supervise=True)]
-    assert len(renderer.training_sequences([turns])) == 1
-    with pytest.raises(DataError, match="rewrites earlier turns"):
-        renderer.training_sequences([[*turns, Message("user", "Two?"), Message("assistant", "2", supervise=True)]])
+    assert [len(found) for found in renderer.sequences_by_conversation([kept, trimmed])] == [1, 2]
 
 
 def test_a_conversation_with_nothing_to_learn_or_the_wrong_role_is_refused(renderer: Renderer) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from toolkit.errors import DataError, RunError
+from toolkit.errors import DataError, OverLengthError, RunError
 from toolkit.recipe import load_recipe
 from toolkit.rendering import Draft, Template
 from toolkit.runs.folder import append_line, read_lines
@@ -237,6 +238,29 @@ def test_show_gives_the_sent_text_and_the_supervised_tokens(opened: FinishedRun,
         assert taught[-len(model.renderer.stop) :] == list(model.renderer.stop)
     with pytest.raises(DataError, match=f"did you mean '{example.id}'"):
         opened.show(example.id + "0")
+
+
+def test_rows_of_train_that_are_too_long_are_not_shown_as_learnt(
+    opened: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = opened.prepared.task.train[:2]
+    fitted = System.fitted
+
+    def short_of_room(self: System, draft: Draft) -> Draft:
+        if draft.example.id == first.id:
+            raise OverLengthError("too long")
+        return fitted(self, draft)
+
+    monkeypatch.setattr(System, "fitted", short_of_room)
+    shown = [(item.strategy, item.example_id, item.sequence is None) for item in opened.training(2)]
+    assert shown == [(name, row.id, row is first) for name in ("lora", "lora_rag") for row in (first, second)]
+
+
+def test_a_run_without_tuned_strategies_shows_no_training(opened: FinishedRun) -> None:
+    recipe = opened.prepared.recipe
+    untuned = replace(opened.prepared, recipe=replace(recipe, strategies=recipe.strategies[:3]))
+    with pytest.raises(DataError, match=r"no strategy of .* is tuned"):
+        FinishedRun(opened.folder, untuned).training(1)
 
 
 def test_a_folder_without_a_run_is_not_opened(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`toolkit inspect`: exactly what every strategy of a run did with one example."""
+"""`toolkit inspect`: exactly what every strategy of a run did with one example, or was trained on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolkit.errors import DataError
 from toolkit.terminal import BOLD, GREEN_UNDERLINED, painted
 
 if TYPE_CHECKING:
@@ -24,26 +25,41 @@ BEST_CHOICES = 5
 
 def inspect(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
-    example: Annotated[str, typer.Option(metavar="ID", help="The id of a test example.", show_default=False)],
+    example: Annotated[
+        str | None, typer.Option(metavar="ID", help="The id of a test example.", show_default=False)
+    ] = None,
+    training: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The first N rows of train, as they are learnt.", min=1, show_default=False),
+    ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Token ids too.")] = False,
 ) -> None:
-    """Show what each strategy did with one test example.
+    """Show what each strategy did with a test example, or learnt.
 
-    That is: what it sent, what it retrieved, what it answered and how sure it was, beside the gold answer. Text
-    stands behind a bar, exactly as the model saw it, control tokens included. For tuned strategies the sequence is
-    shown that they learn from an example like this; supervised tokens are underlined, or between [[ and ]] where there
-    are no colours.
+    With `--example`: what it sent, what it retrieved, what it answered and how sure it was, beside the gold answer.
+    Text stands behind a bar, exactly as the model saw it, control tokens included. For tuned strategies the sequence
+    is shown that they learn from an example like this; supervised tokens are underlined, or between [[ and ]] where
+    there are no colours.
+
+    With `--training`: such sequences only, those of the first rows of train.
 
     \b
     Examples:
       toolkit inspect runs/quickstart-1a2b3c4d --example test-017
       toolkit inspect runs/quickstart-1a2b3c4d --example test-017 --ids | less
+      toolkit inspect runs/quickstart-1a2b3c4d --training 3
     """
     from toolkit.console import notices
     from toolkit.runs.reopen import reopen
     from toolkit.terminal import colours
 
-    for line in inspection(reopen(run, notices), example, ids, colours()):
+    if example is not None and training is None:
+        lines = inspection(reopen(run, notices), example, ids, colours())
+    elif training is not None and example is None:
+        lines = training_rows(reopen(run, notices), training, ids, colours())
+    else:
+        raise DataError("what shall be shown? Give either `--example ID` or `--training N`")
+    for line in lines:
         typer.echo(line)
 
 
@@ -61,6 +77,23 @@ def inspection(run: FinishedRun, example_id: str, ids: bool = False, colour: boo
         renderer = run.prepared.benches[item.strategy].model.renderer
         yield ""
         yield from _strategy(item, example, task.contract, renderer.tokenizer, ids, colour)
+
+
+def training_rows(run: FinishedRun, rows: int, ids: bool = False, colour: bool = False) -> Iterator[str]:
+    """The lines that show the first rows of train as each tuned strategy learns them.
+
+    Raises:
+        DataError: no strategy of the run is tuned.
+    """
+    for number, item in enumerate(run.training(rows)):
+        if number:
+            yield ""
+        yield _heading(f"{_named_system(item.strategy, item.seed)}: {item.example_id}", colour)
+        if item.sequence is None:
+            yield "not learnt: it is too long for the model's context"
+        else:
+            tokenizer = run.prepared.benches[item.strategy].model.renderer.tokenizer
+            yield from _trained(item.sequence, "learnt", tokenizer, ids, colour)
 
 
 def _example(example: Example, colour: bool) -> Iterator[str]:
@@ -82,11 +115,11 @@ def _example(example: Example, colour: bool) -> Iterator[str]:
 
 def _strategy(item: Shown, example: Example, contract: Any, tokenizer: Any, ids: bool, colour: bool) -> Iterator[str]:
     output = item.output
-    yield _heading(f"{item.strategy}{'' if item.seed is None else f', seed {item.seed}'}", colour)
+    yield _heading(_named_system(item.strategy, item.seed), colour)
     yield from _sent(item, ids)
     yield from _retrieved(output.retrieved, example.spans)
     if item.trained is not None:
-        yield from _trained(item.trained, tokenizer, ids, colour)
+        yield from _trained(item.trained, "learnt from such an example", tokenizer, ids, colour)
     yield from _answered(output)
     yield from _choices(output, example, contract)
 
@@ -121,9 +154,9 @@ def _retrieved(passages: tuple[RetrievedPassage, ...], gold: tuple[Span, ...]) -
         yield f"  {passage.rank}. {place}  score {passage.score:.3f}, {fate}{', holds a gold span' if hit else ''}"
 
 
-def _trained(sequence: TrainingSequence, tokenizer: Any, ids: bool, colour: bool) -> Iterator[str]:
+def _trained(sequence: TrainingSequence, title: str, tokenizer: Any, ids: bool, colour: bool) -> Iterator[str]:
     """The sequence with its supervised tokens marked."""
-    yield f"learnt from such an example: {len(sequence.token_ids)} tokens, {sum(sequence.supervised)} supervised"
+    yield f"{title}: {len(sequence.token_ids)} tokens, {sum(sequence.supervised)} supervised"
     pairs = list(zip(sequence.token_ids, sequence.supervised, strict=True))
     runs = [(mask, [token for token, _ in run]) for mask, run in groupby(pairs, key=lambda pair: pair[1])]
     if tokenizer is not None:
@@ -167,6 +200,10 @@ def _choices(output: Output, example: Example, contract: Any) -> Iterator[str]:
     yield f"choices by score (best {min(BEST_CHOICES, len(scored))} of {len(scored)}{lead}):"
     for score, choice in scored[:BEST_CHOICES]:
         yield f"  {score:9.3f}  {choice}{'  (gold)' if choice in (example.targets or ()) else ''}"
+
+
+def _named_system(strategy: str, seed: int | None) -> str:
+    return strategy if seed is None else f"{strategy}, seed {seed}"
 
 
 def _heading(text: str, colour: bool) -> str:

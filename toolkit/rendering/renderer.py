@@ -34,6 +34,12 @@ class Renderer:
         eos = getattr(self.tokenizer, "eos_token_id", None)
         return frozenset(self.stop) | (frozenset() if eos is None else {int(eos)})
 
+    @property
+    def bos(self) -> int | None:
+        """The token that opens a text, where the tokeniser has one."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        return None if bos is None else int(bos)
+
     def prompt(self, draft: Draft) -> Prompt:
         """What is sent for a draft, with its tokens by origin."""
         messages = draft.messages()
@@ -50,16 +56,32 @@ class Renderer:
     def training_sequence(self, draft: Draft, answer: str) -> TrainingSequence:
         """Prompt ids + ids of the answer's text + stop, concatenated, never re-rendered."""
         opening = self._local.token_ids(draft.messages(), opens_answer=True)
-        taught = [*self._local.encode(answer), *self.stop]
-        return TrainingSequence((*opening, *taught), (False,) * len(opening) + (True,) * len(taught))
+        return _taught(opening, [*self._local.encode(answer), *self.stop])
 
     def training_sequences(self, conversations: Sequence[Sequence[Message]]) -> list[TrainingSequence]:
-        """One sequence a conversation: assistant messages marked `supervise`, each with its stop, are learnt from.
+        """What is learnt from conversations: the assistant messages marked `supervise`, each with its stop.
+
+        A conversation gives one sequence; where the chat template rewrites earlier turns, one a supervised turn:
+        `sequences_by_conversation` says which.
 
         Raises:
-            DataError: no message is supervised, or the chat template does not keep what was said as a prefix.
+            DataError: a conversation supervises no message, or one that is not the assistant's.
         """
-        return [self._conversation(list(messages), index) for index, messages in enumerate(conversations)]
+        return [sequence for found in self.sequences_by_conversation(conversations) for sequence in found]
+
+    def sequences_by_conversation(
+        self, conversations: Sequence[Sequence[Message]]
+    ) -> list[tuple[TrainingSequence, ...]]:
+        """The training sequences of each conversation, so that those it was split into can be counted.
+
+        An answer's opening is exactly what is sent when it is asked for. Some chat templates write earlier turns
+        differently later on (thinking is left out, white space trimmed): no single sequence then holds every opening,
+        and each supervised turn becomes a sequence of its own, in which only that turn is learnt.
+
+        Raises:
+            DataError: as `training_sequences`.
+        """
+        return [self._conversation(list(messages), number) for number, messages in enumerate(conversations, start=1)]
 
     def continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each choice's text with the stop token, so that a choice is never a prefix of another."""
@@ -100,27 +122,29 @@ class Renderer:
         origins = {"question": question, "demonstrations": shown - question, "passages": whole - shown}
         return {**origins, "turns": total - whole} if draft.turns else origins
 
-    def _conversation(self, messages: list[Message], index: int) -> TrainingSequence:
-        ids: list[int] = []
-        supervised: list[bool] = []
+    def _conversation(self, messages: list[Message], number: int) -> tuple[TrainingSequence, ...]:
+        turns = []
         for position, message in enumerate(messages):
             if not message.supervise:
                 continue
             if message.role != "assistant":
-                raise DataError(f"conversation {index + 1}: only assistant messages can be supervised")
+                raise DataError(f"conversation {number}: only assistant messages can be supervised")
             opening = self._local.token_ids(messages[:position], opens_answer=True)
-            if opening[: len(ids)] != ids:
-                raise DataError(
-                    f"conversation {index + 1}, message {position + 1}: the chat template rewrites earlier turns, "
-                    "so they are not a prefix of what is sent; supervise one message a conversation"
-                )
-            supervised += [False] * (len(opening) - len(ids))
-            taught = [*self._local.encode(message.content), *self.stop]
-            ids = [*opening, *taught]
-            supervised += [True] * len(taught)
-        if not ids:
-            raise DataError(f"conversation {index + 1}: no message has `supervise=True`, so nothing would be learnt")
-        return TrainingSequence(tuple(ids), tuple(supervised))
+            turns.append(_taught(opening, [*self._local.encode(message.content), *self.stop]))
+        if not turns:
+            raise DataError(f"conversation {number}: no message has `supervise=True`, so nothing would be learnt")
+        whole = turns[0]
+        for turn in turns[1:]:
+            said = len(whole.token_ids)
+            if turn.token_ids[:said] != whole.token_ids:
+                return tuple(turns)
+            whole = TrainingSequence(turn.token_ids, whole.supervised + turn.supervised[said:])
+        return (whole,)
+
+
+def _taught(opening: Sequence[int], answer: Sequence[int]) -> TrainingSequence:
+    """A prompt's ids and then the answer's, which alone are supervised."""
+    return TrainingSequence((*opening, *answer), (False,) * len(opening) + (True,) * len(answer))
 
 
 def ids_digest(token_ids: Sequence[int]) -> str:

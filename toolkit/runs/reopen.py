@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from toolkit.errors import DataError, RunError, nearest
+from toolkit.errors import DataError, OverLengthError, RunError, nearest
 from toolkit.inference import LocalModel, RemoteModel
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import load_recipe
@@ -53,6 +53,16 @@ class Shown:
     output: Output
     sent: str
     trained: TrainingSequence | None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What one tuned strategy learns from one row of train; `sequence` is None where the row is too long for it."""
+
+    strategy: str
+    seed: int | None
+    example_id: str
+    sequence: TrainingSequence | None
 
 
 class FinishedRun:
@@ -128,6 +138,47 @@ class FinishedRun:
             raise DataError(f"no strategy of {self.folder.root} answered '{example_id}'{nearest(example_id, ids)}")
         return shown
 
+    def training(self, rows: int) -> list[Taught]:
+        """The first rows of train as each tuned strategy learns them, strategy by strategy.
+
+        Raises:
+            DataError: no strategy of the run is tuned.
+        """
+        examples = self.prepared.task.train[:rows]
+        taught = [
+            Taught(strategy.name, seed, example.id, sequence)
+            for strategy in self.strategies
+            for seed in seeds_of(strategy, self.prepared.recipe)
+            for example, sequence in zip(examples, self._taught(strategy, seed, examples), strict=False)
+        ]
+        if not taught:
+            raise DataError(f"no strategy of {self.folder.root} is tuned: none has weights that learnt from train")
+        return taught
+
+    def _taught(
+        self, strategy: Strategy, seed: int | None, examples: Sequence[Example]
+    ) -> list[TrainingSequence | None]:
+        """What a tuned strategy learns from examples; nothing for one without weights.
+
+        The drafts are those of the parts before the one with the weights: in `[tune, retrieve]` they hold no passages.
+        """
+        system = self.system(strategy.name, seed)
+        place = next((place for place, part in enumerate(system.parts) if part.weights is not None), None)
+        if place is None:
+            return []
+        stack = Strategy(strategy.name, strategy.adapters[:place])
+        model = self.prepared.benches[strategy.name].model
+        before = System(stack, system.parts[:place], model, system.conditions)
+        found: list[TrainingSequence | None] = []
+        asked = [example.unlabelled(stack.control) for example in examples]
+        for example, draft in zip(examples, before.extended(asked), strict=True):
+            try:
+                fitted = before.fitted(draft)
+                found.append(model.renderer.training_sequence(fitted, target_text(draft.contract, example)))
+            except OverLengthError:
+                found.append(None)
+        return found
+
     def _shown(self, strategy: Strategy, seed: int | None, output: Output, example: Example) -> Shown:
         model = self.prepared.benches[strategy.name].model
         ids, tokenizer = output.prompt_token_ids, model.renderer.tokenizer
@@ -138,8 +189,7 @@ class FinishedRun:
             sent = str(tokenizer.decode(list(ids)))
         trained = None
         if system.tuned and example.targets is not None:
-            draft = system.drafts([example])[0]
-            trained = model.renderer.training_sequence(draft, target_text(draft.contract, example))
+            (trained,) = self._taught(strategy, seed, [example])
         return Shown(strategy.name, seed, output, sent, trained)
 
     def _messages_sent(self, system: System, output: Output, example: Example) -> str:

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ModelError
+from toolkit.errors import FairnessError, ModelError, listing
 from toolkit.inference.local import LocalModel
 from toolkit.inference.model import Weights
+from toolkit.rendering import TrainingSequence
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.tasks.contract import target_text
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.settings import TuneSettings
+
+SHOWN_PROBLEMS = 5
 
 
 class TuneAdapter(Adapter, TuneSettings):
@@ -43,10 +46,7 @@ class TuneAdapter(Adapter, TuneSettings):
         if not isinstance(context.model, LocalModel):
             raise ModelError(f"the model '{context.model.name}' cannot be tuned here: its weights are not local")
         context.meter.event("drafts", examples=len(context.task.train))
-        sequences = [
-            context.renderer.training_sequence(draft, target_text(context.task.contract, example))
-            for example, draft in context.drafts("train")
-        ]
+        sequences = _sequences(context)
         meter = context.meter
 
         def on_step(step: int, steps: int, loss: float, tokens: int) -> None:
@@ -60,6 +60,8 @@ class TuneAdapter(Adapter, TuneSettings):
                 folder=context.folder / "adapter",
                 seed=context.seed,
                 on_step=on_step,
+                stop=context.renderer.stop,
+                bos=context.renderer.bos,
             )
             amounts |= {"tokens": result.seen_tokens, "supervised_tokens": result.supervised_tokens}
         return TunedWeights(context.folder / "adapter")
@@ -70,6 +72,28 @@ class TuneAdapter(Adapter, TuneSettings):
     @property
     def settings(self) -> TuneSettings:
         return TuneSettings(**{name: getattr(self, name) for name in TuneSettings.model_fields})
+
+
+def _sequences(context: FitContext) -> list[TrainingSequence]:
+    """What the train split teaches.
+
+    Raises:
+        FairnessError: a sequence does not begin with exactly what is sent when asking, or learns some of it.
+    """
+    sequences, problems = [], []
+    for example, draft in context.drafts("train"):
+        sequence = context.renderer.training_sequence(draft, target_text(context.task.contract, example))
+        prompt = context.renderer.prompt(draft).token_ids or ()
+        if sequence.token_ids[: len(prompt)] != prompt:
+            problems.append(f"example '{example.id}': its training ids do not start with its prompt's {len(prompt)}")
+        elif learnt := sum(sequence.supervised[: len(prompt)]):
+            problems.append(f"example '{example.id}': {learnt} tokens of its prompt are supervised")
+        sequences.append(sequence)
+    if problems:
+        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        heading = "training would not match asking; make both with the same `Renderer`"
+        raise FairnessError(listing(problems[:SHOWN_PROBLEMS] + more, heading))
+    return sequences
 
 
 class TunedWeights(Part):

@@ -7,13 +7,14 @@ attention is, padded where nothing is known; the reason is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from toolkit.inference.families import why_unknown
 from toolkit.models.one_rounding import OneRoundingLinear
+from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
@@ -24,7 +25,8 @@ from toolkit.tuning.packing import pack, packed_size
 NAME = "toolkit_training"
 PLAIN_ATTENTION_TOKENS = 256
 PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12), (5, 7, 3, 11, 2, 9, 6, 13, 10, 1))
-LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+PROBE_LAYERS, PROBE_WORDS = 2, 14
+LARGEST_ERROR = 1e-3
 """Of a probe's gradient against the stock model's, relative to its length."""
 
 
@@ -136,69 +138,68 @@ def choose(
     A probe of two short sequences goes both ways, so a release of transformers that computes otherwise is found here.
     """
     parameters = [one for one in adapted.parameters() if one.requires_grad]
-    reason = why_not_by_hand(module, parameters, dropout)
+    reason = why_not_by_hand(module, parameters, dropout) or _apart(module, ByHand, in_order)
     if reason is None:
         weights = FlatWeights(in_order(module))
-        step: Step = ByHand(module, weights, recompute)
-        if (apart := _apart(step, module, weights)) is None:
-            return step, weights, "by hand"
-        reason = apart
-    else:
-        weights = FlatWeights(parameters)
+        return ByHand(module, weights, recompute), weights, "by hand"
+    weights = FlatWeights(parameters)
     if recompute:
         module.gradient_checkpointing_enable()
-    if (padded := why_padded(module)) is None:
-        before = module.config._attn_implementation
-        step = Packed(module, shares=not dropout)
-        if (apart := _apart(step, module, weights, before)) is None:
-            return step, weights, f"packed, through autograd: {reason}"
-        padded = apart
-        module.set_attn_implementation(before)
+    padded = why_padded(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
+    if padded is None:
+        return Packed(module, shares=not dropout), weights, f"packed, through autograd: {reason}"
     return Padded(module, longest_tokens), weights, f"padded, through autograd: {padded}"
 
 
-def _apart(step: Step, module: Any, weights: FlatWeights, attention: str | None = None) -> str | None:
+def _apart(module: Any, make: Callable[[Any, FlatWeights], Step], order: Callable[[Any], list[Any]]) -> str | None:
     """What tells a step's gradient from the stock model's on two short sequences; None where nothing does.
 
-    B starts at 0, where most of LoRA has no gradient: for the probe it is shaken.
+    Asked of the model's first layers in fp32: bf16 is too coarse to tell a mistake from rounding. B starts at 0, where
+    most of LoRA has no gradient: for the probe it is shaken.
     """
-    limit = module.config.get_text_config().vocab_size
-    rows = [
-        TrainingSequence(tuple(token % limit for token in ids), (False,) * 8 + (True,) * (len(ids) - 8))
-        for ids in PROBE
-    ]
-    kept = weights.vector.detach().clone()
-    gradients = []
-    was_training = module.training
     try:
-        module.eval()  # no dropout: both ways must see the same
+        small = _beginning(module)
+        weights = FlatWeights(order(small))
         with torch.no_grad():
-            shaken = torch.arange(len(kept), dtype=torch.float32, device=kept.device).mul_(12.9898).sin_()
+            shaken = torch.arange(len(weights.vector), dtype=torch.float32, device=module.device).mul_(12.9898).sin_()
             weights.vector.add_(shaken, alpha=0.02)
-        step(rows, 1.0)
-        gradients.append(weights.gradient.clone())
+        rows = [TrainingSequence(ids, (False,) * 8 + (True,) * (len(ids) - 8)) for ids in PROBE]
+        loss_sum(small, collate(rows, module.device), has_plain_head(small)).backward()
+        wanted = weights.gradient.clone()
         weights.gradient.zero_()
-        ours = module.config._attn_implementation
-        if attention is not None:
-            module.set_attn_implementation(attention)
-        loss = loss_sum(module, collate(rows, module.device), has_plain_head(module))
-        loss.backward()
-        gradients.append(weights.gradient.clone())
-        if attention is not None:
-            module.set_attn_implementation(ours)
+        make(small, weights)(rows, 1.0)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model that is not what it seems raises
-        return f"its forward pass fails when packed ({type(error).__name__}: {error})"
-    finally:
-        module.train(was_training)
-        with torch.no_grad():
-            weights.vector.copy_(kept)
-        weights.gradient.zero_()
-    apart = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
-    if apart <= LARGEST_ERROR.get(module.dtype, 1e-3):
+        return f"a probe fails ({type(error).__name__}: {error})"
+    apart = float((weights.gradient - wanted).norm() / wanted.norm())
+    if apart <= LARGEST_ERROR:
         return None
     return f"its gradient differs from the stock model's by {apart:.1e} on a dozen tokens"
+
+
+def _beginning(module: Any) -> Any:
+    """A copy of the first layers and of a few words' embeddings, in fp32 and without dropout."""
+    small = shared_copy(module)
+    decoder = small.get_decoder()
+    for name in ("layers", "h"):
+        if layers := getattr(decoder, name, None):
+            setattr(decoder, name, layers[:PROBE_LAYERS])
+            break
+    config = small.config.get_text_config()
+    config.num_hidden_layers = min(config.num_hidden_layers, PROBE_LAYERS)
+    for words in (small.get_input_embeddings(), small.get_output_embeddings()):
+        words.weight.data = words.weight.data[:PROBE_WORDS]
+        words.padding_idx = None
+        if getattr(words, "bias", None) is not None:
+            words.bias.data = words.bias.data[:PROBE_WORDS]
+    for name, parameter in small.named_parameters():
+        parameter.requires_grad = "lora_" in name
+    return small.float().eval()
+
+
+def _trained(module: Any) -> list[Any]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _attention(

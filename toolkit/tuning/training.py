@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DataError, ModelError, listing
+from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest, cuda_devices
 from toolkit.rendering.prompt import TrainingSequence
@@ -21,6 +21,7 @@ from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import new_adapter, save_adapter, write_atomically
 from toolkit.tuning.batches import Rows, plan
+from toolkit.tuning.checks import check_sequences
 from toolkit.tuning.loss import supervised_count
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.settings import TuneSettings
@@ -30,7 +31,6 @@ OnStep = Callable[[int, int, float, int], None]
 """Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
 
 SUMMARY = "training.json"
-SHOWN_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def train(
     seed: int = 0,
     base_name: str | None = None,
     on_step: OnStep | None = None,
+    stop: Sequence[int] = (),
+    bos: int | None = None,
 ) -> TrainingResult:
     """Trains a LoRA adapter on sequences and saves it. The module is left as it was, to the bit.
 
@@ -76,14 +78,16 @@ def train(
         module: a transformers causal language model in float32 or bfloat16.
         sequences: from a `Renderer`, whose tokeniser must be the model's.
         base_name: the base's name for the adapter's own configuration.
+        stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
+            `bos`. Not checked where they are not given.
 
     Raises:
-        DataError: there is nothing to learn from, or a sequence is longer than the model's context.
+        DataError: there is nothing to learn from, or sequences have a fault that `check_sequences` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
     _check_module(module)
-    _check_sequences(module, sequences)
+    check_sequences(module, sequences, stop, bos)
     (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
     measured: dict[str, Any] = {}
     with Meter(lambda _, fields: measured.update(fields)).stage("training"):
@@ -185,26 +189,6 @@ def _check_module(module: Any) -> None:
         raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
     if len({parameter.device for parameter in module.parameters()}) > 1:
         raise ModelError("the model is spread over several devices: load it on one to tune it")
-
-
-def _check_sequences(module: Any, sequences: Sequence[TrainingSequence]) -> None:
-    """All that can be said before the first step."""
-    if not sequences:
-        raise DataError("there are no training sequences")
-    context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
-    known = module.get_input_embeddings().weight.shape[0]
-    problems = []
-    for index, sequence in enumerate(sequences):
-        length = len(sequence.token_ids)
-        if not supervised_count(sequence):
-            problems.append(f"sequence {index}: none of its {length} tokens is supervised, so nothing would be learnt")
-        elif context is not None and length > context:
-            problems.append(f"sequence {index}: {length} tokens, but the model's context is {context}; shorten it")
-        elif not 0 <= min(sequence.token_ids) <= max(sequence.token_ids) < known:
-            problems.append(f"sequence {index}: a token id the model does not know; render with its own tokeniser")
-    if problems:
-        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
-        raise DataError(listing(problems[:SHOWN_PROBLEMS] + more, "these sequences cannot be trained on"))
 
 
 def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float) -> None:

@@ -1,0 +1,86 @@
+"""Checks of training sequences: what would teach the wrong thing, or nothing, is told before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from toolkit.errors import DataError, listing
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.loss import supervised_count
+
+SHOWN_PROBLEMS = 5
+"""Sequences named for each fault, so that one that is everywhere does not hide another."""
+
+
+def check_sequences(
+    module: Any, sequences: Sequence[TrainingSequence], stop: Sequence[int] = (), bos: int | None = None
+) -> None:
+    """Refuses sequences that cannot be learnt from, all faults at once.
+
+    Args:
+        module: the model to be trained.
+        stop: the ids that end every answer, in their order (a `Renderer`'s `stop`); empty where answers have no end,
+            as in raw text.
+        bos: the id that opens a sequence at most once.
+
+    Raises:
+        DataError: there are no sequences; or a sequence (counted from 0) has nothing supervised, exceeds the model's
+            context, holds an id that the model does not know, does not teach where an answer ends, or opens twice.
+    """
+    if not sequences:
+        raise DataError("there are no training sequences")
+    by_fault: dict[str, list[str]] = {}
+    context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+    known = module.get_input_embeddings().weight.shape[0]
+    for index, sequence in enumerate(sequences):
+        for fault, said in _faults(sequence, context, known, tuple(stop), bos):
+            by_fault.setdefault(fault, []).append(f"sequence {index}: {said}")
+    problems: list[str] = []
+    for fault, found in by_fault.items():
+        problems += found[:SHOWN_PROBLEMS]
+        if len(found) > SHOWN_PROBLEMS:
+            problems.append(f"and {len(found) - SHOWN_PROBLEMS} more: {fault}")
+    if problems:
+        raise DataError(listing(problems, "these sequences cannot be trained on"))
+
+
+def _faults(
+    sequence: TrainingSequence, context: int | None, known: int, stop: tuple[int, ...], bos: int | None
+) -> Iterator[tuple[str, str]]:
+    """Each fault of one sequence: its name, and what was found with what to do."""
+    ids = sequence.token_ids
+    if not supervised_count(sequence):
+        yield (
+            "nothing supervised",
+            f"none of its {len(ids)} tokens is supervised, so nothing would be learnt; mark an answer or leave it out",
+        )
+    if context is not None and len(ids) > context:
+        yield "too long", f"{len(ids)} tokens, but the model's context is {context}; shorten it"
+    if ids and not 0 <= min(ids) <= max(ids) < known:
+        foreign = next(token for token in ids if not 0 <= token < known)
+        yield (
+            "unknown token ids",
+            f"token id {foreign} is none of the model's {known}; render with the model's own tokeniser",
+        )
+    if stop and (end := _unstopped(sequence, stop)) is not None:
+        yield (
+            "no supervised stop token",
+            f"the supervised tokens that end at position {end} do not end with the stop token "
+            f"{', '.join(map(str, stop))}, so the model would not learn to stop; add it, supervised",
+        )
+    if bos is not None and ids[:2] == (bos, bos):
+        yield "two BOS", f"it starts with two BOS tokens (id {bos}); let the chat template or the tokeniser write one"
+
+
+def _unstopped(sequence: TrainingSequence, stop: tuple[int, ...]) -> int | None:
+    """Where the first run of supervised tokens ends without the whole stop among them; None if all have it."""
+    start: int | None = None
+    for place, supervised in enumerate((*sequence.supervised, False)):
+        if supervised and start is None:
+            start = place
+        elif not supervised and start is not None:
+            if sequence.token_ids[max(start, place - len(stop)) : place] != stop:
+                return place - 1
+            start = None
+    return None
