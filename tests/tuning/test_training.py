@@ -186,9 +186,14 @@ def test_the_result_counts_what_was_seen(llama: Any, rows: Any, tmp_path: Path) 
 
 
 CHANGED = {
+    "method": "rslora",
     "rank": 8,
     "alpha": 16,
+    "rank_pattern": {"q_proj": 2},
+    "alpha_pattern": {"q_proj": 8},
+    "b_rate_ratio": 4.0,
     "dropout": 0.3,
+    "neftune_alpha": 5.0,
     "target_modules": ("q_proj", "v_proj"),
     "learning_rate": 5e-3,
     "epochs": 3,

@@ -19,6 +19,8 @@ from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.fused import FAMILIES, FusedStep, in_order
 from toolkit.tuning.loss import collate, has_plain_head, loss_sum, packed_loss_sum
+from toolkit.tuning.methods import UP
+from toolkit.tuning.noise import Noisy
 from toolkit.tuning.packing import pack, packed_size
 
 NAME = "toolkit_training"
@@ -129,32 +131,47 @@ def why_padded(module: Any) -> str | None:
 
 
 def choose(
-    module: Any, adapted: Any, dropout: float, longest_tokens: int, recompute: bool = False
+    module: Any,
+    adapted: Any,
+    dropout: float,
+    longest_tokens: int,
+    recompute: bool = False,
+    neftune_alpha: float = 0.0,
 ) -> tuple[Step, FlatWeights, str]:
     """The fastest step that is proven for a module in training mode, its trained tensors, and what was chosen and why.
 
     A probe of two short sequences goes both ways, so a release of transformers that computes otherwise is found here.
     """
-    parameters = [one for one in adapted.parameters() if one.requires_grad]
+    trained = [(name, one) for name, one in adapted.named_parameters() if one.requires_grad]
+    parameters, ups = [one for _, one in trained], [one for name, one in trained if UP in name]
     reason = why_not_by_hand(module, parameters, dropout)
+    if neftune_alpha:
+        reason = "its embeddings get noise"
     if reason is None:
-        weights = FlatWeights(in_order(module))
+        weights = FlatWeights(in_order(module), last=ups)
         step: Step = ByHand(module, weights, recompute)
         if (apart := _apart(step, module, weights)) is None:
             return step, weights, "by hand"
         reason = apart
     else:
-        weights = FlatWeights(parameters)
+        weights = FlatWeights(parameters, last=ups)
     if recompute:
         module.gradient_checkpointing_enable()
+    step, how = _through_autograd(module, weights, longest_tokens, shares=not (dropout or neftune_alpha), reason=reason)
+    return (Noisy(step, module, neftune_alpha) if neftune_alpha else step), weights, how
+
+
+def _through_autograd(
+    module: Any, weights: FlatWeights, longest_tokens: int, shares: bool, reason: str
+) -> tuple[Step, str]:
     if (padded := why_padded(module)) is None:
         before = module.config._attn_implementation
-        step = Packed(module, shares=not dropout)
+        step = Packed(module, shares)
         if (apart := _apart(step, module, weights, before)) is None:
-            return step, weights, f"packed, through autograd: {reason}"
+            return step, f"packed, through autograd: {reason}"
         padded = apart
         module.set_attn_implementation(before)
-    return Padded(module, longest_tokens), weights, f"padded, through autograd: {padded}"
+    return Padded(module, longest_tokens), f"padded, through autograd: {padded}"
 
 
 def _apart(step: Step, module: Any, weights: FlatWeights, attention: str | None = None) -> str | None:
