@@ -109,6 +109,7 @@ def _plain_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
     with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
         warnings.filterwarnings("ignore", message=".*_pattern")  # a pattern for no layer is an error here
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which PEFT then sets as it must be
         torch.manual_seed(derive(seed, "adapter"))
         try:
             return get_peft_model(copied, config)

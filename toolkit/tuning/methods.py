@@ -65,12 +65,14 @@ def rewrite(adapted: PeftModel, method: str) -> None:
     PEFT's own initialisation writes into the weight in place, and the view shares its weights with the base.
 
     Raises:
-        ModelError: a layer has fewer inputs or outputs than the rank.
+        ModelError: a layer is not plainly linear, or has fewer inputs or outputs than the rank.
     """
     import torch
 
     for name, layer in _layers(adapted):
         base = layer.get_base_layer()
+        if type(base) is not torch.nn.Linear:  # PEFT's OLoRA would go wrong on transposed weights, unasked
+            raise ModelError(f"method: {method} takes apart linear layers only, and {name} is a {type(base).__name__}")
         rank, smallest = layer.r["default"], min(base.weight.shape)
         if rank > smallest:
             raise ModelError(
