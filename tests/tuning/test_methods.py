@@ -80,13 +80,18 @@ def test_what_rewrites_the_base_is_saved_as_plain_lora_of_twice_the_rank(
     assert tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"].shape == (8, 32)
 
 
-def test_the_learnt_difference_survives_a_base_in_bfloat16(llama: Any, tmp_path: Path) -> None:
-    """The large part that was taken out of the weights must not be stored twice, with opposite signs."""
-    module = llama(torch.bfloat16, initializer_range=0.3)
-    adapted = new_adapter(module, changed(method="pissa"), seed=0)
+def test_the_learnt_difference_survives_rounding_to_bfloat16(llama: Any, tmp_path: Path) -> None:
+    """A base in bfloat16 rounds the adapter: what was taken out of the weights must not be in it with two signs."""
+    adapted = new_adapter(llama(initializer_range=0.3), changed(method="pissa"), seed=0)
     start = adapter_tensors(adapted)
+    shake(adapted, 1e-3)
     save_adapter(adapted, tmp_path, start=start)
-    assert torch.equal(logits(load_adapter(module, tmp_path)), logits(module))
+    now, saved = adapter_tensors(adapted), load_file(tmp_path / "adapter_model.safetensors")
+    for down in (name for name in now if "lora_A" in name):
+        up = down.replace("lora_A", "lora_B")
+        learnt = now[up].double() @ now[down].double() - start[up].double() @ start[down].double()
+        found = saved[up].bfloat16().double() @ saved[down].bfloat16().double()
+        assert (found - learnt).norm() < 0.01 * learnt.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -26,7 +26,8 @@ class TuneSettings(BaseModel):
             alpha / sqrt(rank) (Kalajdzievski 2023), `dora` learns each output's length apart (Liu et al. 2024; slower:
             it goes through autograd), `pissa` starts from the weights' largest singular vectors (Meng et al. 2024),
             `olora` from their QR decomposition (Büyükakyüz 2024). The last two rewrite the base: they train on a
-            private copy, and what they learnt is saved as plain LoRA of twice the rank.
+            private copy, and what they learnt is saved as plain LoRA of twice the rank. On a base in bfloat16 that copy
+            is rounded again, so that what answers is not quite what was trained: load it in float32 for them.
         rank: of the adapter's matrices; its capacity. `auto` is the smallest power of two in 8 ... 256 with which at
             least as many parameters are trained as tokens are supervised ("LoRA Without Regret": capacity should not
             bind). 16, as errors of the learning rate cost more than those of the rank.
