@@ -17,10 +17,7 @@ from toolkit.models import load_adapter
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TrainingResult, TuneSettings, train
-from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.loss import collate, loss_sum, supervised_count
-from toolkit.tuning.micro_batches import MicroBatches
-from toolkit.tuning.step import choose
 from toolkit.tuning.training import rate_share
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
@@ -66,64 +63,6 @@ def test_the_first_loss_is_the_bases_mean_over_supervised_tokens(llama: Any, row
     result = train(module, sequences, SMALL, tmp_path)
     expected = float(loss_sum(module, collate(sequences, "cpu"), True)) / sum(map(supervised_count, sequences))
     assert result.losses[0] == pytest.approx(expected, abs=1e-5)
-
-
-def test_micro_batches_weigh_every_token_the_same(llama: Any, rows: Any, tmp_path: Path) -> None:
-    sequences = rows(8, shortest=5, longest=20)
-    whole = SMALL.model_copy(update={"effective_batch_size": 8, "epochs": 3, "micro_batch_tokens": 4096})
-    single = whole.model_copy(update={"micro_batch_tokens": 1})
-    a, b = train(llama(), sequences, whole, tmp_path / "a"), train(llama(), sequences, single, tmp_path / "b")
-    assert a.losses == pytest.approx(b.losses, abs=1e-6)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: Any, dropout: float) -> None:
-    sequences, gradients = rows(8, shortest=5, longest=20), []
-    for changed in ({}, {"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_tokens": 1}):
-        micro_batches, weights = accumulating(llama(), sequences, {"dropout": dropout, **changed})
-        micro_batches.accumulate((3, 1, 0, 2, 7, 6, 5, 4))
-        gradients.append(weights.gradient)
-    assert gradients[0].abs().max() > 1e-4
-    for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-6)
-
-
-def accumulating(module: Any, sequences: list[TrainingSequence], changed: dict[str, Any]) -> Any:
-    settings = SMALL.model_copy(update=changed)
-    adapted = new_adapter(module, settings, seed=0)
-    step, weights, how = choose(adapted.get_base_model(), adapted, settings.dropout, longest_tokens=20)
-    assert (how == "by hand") is (settings.dropout == 0)
-    return MicroBatches(step, weights, sequences, settings), weights
-
-
-class Narrow:
-    """A step that runs out of memory on passes of more than so many rows, having added half of the gradient."""
-
-    def __init__(self, step: Any, weights: Any, most_rows: int) -> None:
-        self._step, self._weights, self._most, self.tokens = step, weights, most_rows, step.tokens
-
-    def __call__(self, sequences: list[TrainingSequence], share: float) -> torch.Tensor:
-        loss = self._step(sequences, share)
-        if len(sequences) > self._most:
-            self._weights.gradient.mul_(0.5)
-            raise torch.OutOfMemoryError
-        return loss
-
-
-@pytest.mark.parametrize("changed", [{}, {"micro_batch_size": 8}])
-def test_out_of_memory_halves_the_passes_and_keeps_the_step(llama: Any, rows: Any, changed: dict[str, Any]) -> None:
-    sequences, everything = rows(8, shortest=5, longest=20), tuple(range(8))
-    whole, wanted = accumulating(llama(), sequences, changed)
-    loss = whole.accumulate(everything)
-    narrow, weights = accumulating(llama(), sequences, changed)
-    narrow._step = Narrow(narrow._step, weights, most_rows=2)
-    assert narrow.accumulate(everything) == pytest.approx(loss, abs=1e-6)
-    torch.testing.assert_close(weights.gradient, wanted.gradient, rtol=0, atol=1e-6)
-    assert narrow.halvings >= 2
-    assert max(map(len, narrow.cut(everything))) <= 2
-    narrow._step = Narrow(narrow._step, weights, most_rows=0)
-    with pytest.raises(torch.OutOfMemoryError):
-        narrow.accumulate(everything)
 
 
 class Killed(Exception):
@@ -223,9 +162,14 @@ def test_the_result_counts_what_was_seen(llama: Any, rows: Any, tmp_path: Path) 
 
 
 CHANGED = {
+    "method": "rslora",
     "rank": 8,
     "alpha": 16,
+    "rank_pattern": {"q_proj": 2},
+    "alpha_pattern": {"q_proj": 8},
+    "b_rate_ratio": 4.0,
     "dropout": 0.3,
+    "neftune_alpha": 5.0,
     "target_modules": ("q_proj", "v_proj"),
     "learning_rate": 5e-3,
     "epochs": 3,

@@ -48,6 +48,8 @@ class TuneAdapter(Adapter, TuneSettings):
         context.meter.event("drafts", examples=len(context.task.train))
         sequences = _sequences(context)
         meter = context.meter
+        for notice in self.settings.notices():
+            meter.event("notice", text=f"tune: {notice}", settled=True)
 
         def on_step(step: int, steps: int, loss: float, tokens: int) -> None:
             meter.event("train", step=step, steps=steps, loss=loss, tokens=tokens)

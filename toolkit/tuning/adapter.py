@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,58 +16,76 @@ from toolkit.errors import ModelError
 from toolkit.models.adapted import CONFIG, TENSORS, cuda_devices, use_one_rounding
 from toolkit.models.weights import shared_copy
 from toolkit.seeds import derive
+from toolkit.tuning.methods import REWRITING, as_plain_lora, check_patterns, lora_config, rewrite, smallest_rank
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
+
+AUTOMATIC_RANKS = (8, 16, 32, 64, 128, 256)
 
 
 def new_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
-    """A fresh LoRA adapter on a copy of the base; `.get_base_model()` is the view, of the base's own class.
+    """A fresh adapter on a copy of the base; `.get_base_model()` is the view, of the base's own class.
 
     The adapter's tensors are fp32 and alone require gradients. A is drawn from the seed, B is 0, so the view answers
-    like the base. The global generator is left as it was.
+    like the base; with a method that rewrites the base, up to rounding. The global generator is left as it was.
+
+    Args:
+        settings: with a rank that is a number.
 
     Raises:
-        ModelError: a target module does not exist in this model.
+        ModelError: a target module or a layer of a pattern does not exist in this model, or is too small for the rank.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    targets = settings.target_modules
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        bias="none",
-    )
-    copied = shared_copy(module)
-    use_one_rounding(config, copied)
-    with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
-        torch.manual_seed(derive(seed, "adapter"))
-        try:
-            return get_peft_model(copied, config)
-        except ValueError as error:
-            raise ModelError(f"target_modules: {error}") from error
+    adapted = _plain_adapter(module, settings, seed)
+    check_patterns(adapted, settings)
+    if settings.method in REWRITING:
+        rewrite(adapted, settings.method)
+    return adapted
 
 
-def save_adapter(adapted: PeftModel, folder: Path | str, base_name: str | None = None) -> None:
+def resolved_rank(module: Any, settings: TuneSettings, supervised_tokens: int) -> int:
+    """The rank, chosen by the number of tokens to learn from where it is `auto`.
+
+    Raises:
+        ModelError: as `new_adapter`.
+    """
+    if settings.rank != "auto":
+        return settings.rank
+
+    def trained(rank: int) -> int:
+        adapted = _plain_adapter(module, settings.model_copy(update={"rank": rank}), seed=0)
+        return sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+
+    return smallest_rank(AUTOMATIC_RANKS, trained, supervised_tokens)
+
+
+def adapter_tensors(adapted: PeftModel) -> dict[str, Tensor]:
+    """A copy of the adapter's tensors on the CPU, by PEFT's names."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in found.items()}
+
+
+def save_adapter(
+    adapted: PeftModel, folder: Path | str, base_name: str | None = None, start: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes the adapter for `peft.PeftModel.from_pretrained`: the same adapter gives the same bytes anywhere.
 
     Args:
         base_name: what the file says the adapter belongs to; never the path this machine loaded it from.
+        start: `adapter_tensors` before training, of a method that rewrites the base: what is written is plain LoRA
+            with what was learnt since, for the base as it was.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in found.items()}
-    settings = adapted.peft_config["default"].to_dict()
+    tensors, settings = adapter_tensors(adapted), adapted.peft_config["default"].to_dict()
+    if start is not None:
+        settings, tensors = as_plain_lora(settings, tensors, start)
     settings |= {"base_model_name_or_path": base_name, "inference_mode": True}
     text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
     write_atomically(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
@@ -78,6 +97,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def _plain_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
+    """The adapter as PEFT makes it, before any rewriting."""
+    import torch
+    from peft import get_peft_model
+
+    config, copied = lora_config(settings), shared_copy(module)
+    use_one_rounding(config, copied)
+    with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+        warnings.filterwarnings("ignore", message=".*_pattern")  # a pattern for no layer is an error here
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which PEFT then sets as it must be
+        torch.manual_seed(derive(seed, "adapter"))
+        try:
+            return get_peft_model(copied, config)
+        except ValueError as error:
+            raise ModelError(f"target_modules: {error}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -28,10 +28,16 @@ def training_key(module: Any, sequences: Sequence[TrainingSequence], settings: T
 
 
 def write(folder: Path, key: str, weights: Any, optimiser: Any, losses: Sequence[float]) -> None:
-    """The adapter's weights, the optimiser's moments and the losses of the steps done."""
+    """The adapter's weights, the optimiser's moments and the losses of the steps done.
+
+    Args:
+        weights: the vector whose parts, one behind the other, are what the optimiser holds.
+    """
+    import torch
     from safetensors.torch import save
 
-    state = {name: optimiser.state[weights][name] for name in _MOMENTS}
+    states = [optimiser.state[part] for part in _parts(optimiser)]
+    state = {name: torch.cat([one[name].reshape(-1) for one in states]) for name in _MOMENTS}
     tensors = {name: tensor.detach().cpu() for name, tensor in {"weights": weights, **state}.items()}
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     story = json.dumps({"key": key, "losses": list(losses)})
@@ -56,9 +62,11 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any) -> list[float]:
         return []  # unreadable: the training starts again, which gives the same adapter
     with torch.no_grad():
         weights.copy_(tensors["weights"])
+    parts = _parts(optimiser)
     for name in _MOMENTS:
-        tensor = tensors[name]
-        optimiser.state[weights][name] = tensor.clone() if name == "step" else tensor.to(weights.device)
+        sizes = [1 if name == "step" else part.numel() for part in parts]
+        for part, tensor in zip(parts, tensors[name].split(sizes), strict=True):
+            optimiser.state[part][name] = tensor[0].clone() if name == "step" else tensor.to(part.device, copy=True)
     return [float(loss) for loss in story["losses"]]
 
 
@@ -67,3 +75,7 @@ def remove(folder: Path) -> None:
     (folder / FOLDER / FILE).unlink(missing_ok=True)
     if (folder / FOLDER).is_dir():
         (folder / FOLDER).rmdir()
+
+
+def _parts(optimiser: Any) -> list[Any]:
+    return [part for group in optimiser.param_groups for part in group["params"]]

@@ -84,9 +84,13 @@ def has_plain_head(module: Any) -> bool:
     if type(head) is not torch.nn.Linear or any(parameter.requires_grad for parameter in head.parameters()):
         return False
     ids = torch.tensor([[0, 1]], device=module.device)
+    was_training = module.training
+    module.eval()  # with dropout, two calls would differ
     with torch.no_grad():
         hidden = getattr(module.get_decoder()(input_ids=ids, use_cache=False), "last_hidden_state", None)
-        return hidden is not None and torch.equal(head(hidden), module(input_ids=ids, use_cache=False).logits)
+        plain = hidden is not None and torch.equal(head(hidden), module(input_ids=ids, use_cache=False).logits)
+    module.train(was_training)
+    return plain
 
 
 class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]

@@ -9,17 +9,37 @@ from pydantic import BaseModel, ConfigDict, Field
 _RATES: tuple[tuple[float, float], ...] = ((1e9, 1e-3), (1e10, 3e-4))
 _RATE_OF_LARGE_MODELS = 1e-4
 
+FULL_TUNING_RATE = 3e-5
+"""Rates below it are usual where all weights are trained; low-rank updates want about ten times as much."""
+
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Method = Literal["lora", "rslora", "dora", "pissa", "olora"]
 
 
 class TuneSettings(BaseModel):
     """How an adapter is trained. The defaults follow "LoRA Without Regret" and the tinker-cookbook's sweeps.
 
     Attributes:
-        rank: of the adapter's matrices; its capacity.
+        method: `lora`, as nothing beats it reliably once the learning rate is right. `rslora` scales by
+            alpha / sqrt(rank) (Kalajdzievski 2023), `dora` learns each output's length apart (Liu et al. 2024; slower:
+            it goes through autograd), `pissa` starts from the weights' largest singular vectors (Meng et al. 2024),
+            `olora` from their QR decomposition (Büyükakyüz 2024). The last two rewrite the base: they train on a
+            private copy, and what they learnt is saved as plain LoRA of twice the rank. On a base in bfloat16 that copy
+            is rounded again, so that what answers is not quite what was trained: load it in float32 for them.
+        rank: of the adapter's matrices; its capacity. `auto` is the smallest power of two in 8 ... 256 with which at
+            least as many parameters are trained as tokens are supervised ("LoRA Without Regret": capacity should not
+            bind). 16, as errors of the learning rate cost more than those of the rank.
         alpha: the adapter's product is scaled by alpha / rank, so that the learning rate need not follow the rank.
-        dropout: of the adapter's input while training.
+        rank_pattern, alpha_pattern: ranks and alphas of some layers, by PEFT's keys: the end of a layer's name, or a
+            regular expression. None, as one rank for all layers does well.
+        b_rate_ratio: the learning rate of B is this many times that of A (LoRA+, Hayou et al. 2024, who advise 16 with
+            a lower rate). 1, as the automatic rate was found for one rate.
+        dropout: of the adapter's input while training. 0, as training by hand knows no chance.
+        neftune_alpha: while training, embeddings get uniform noise of up to alpha / sqrt(T D) for T tokens of D
+            numbers (NEFTune, Jain et al. 2023, who try 5 to 15). 0, as its gains are in open-ended answers; with it,
+            training goes through autograd and shares no prefix.
         target_modules: `all-linear` is every linear layer but the output head; or names of layers.
         learning_rate: the peak. `auto` is 1e-3 below 1 billion parameters, 3e-4 below 10 billion, else 1e-4.
         epochs: passes over the sequences.
@@ -38,15 +58,20 @@ class TuneSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(default=16, ge=1)
+    method: Method = "lora"
+    rank: Literal["auto"] | AtLeastOne = 16
     alpha: int = Field(default=32, ge=1)
+    rank_pattern: dict[str, AtLeastOne] = Field(default_factory=dict)
+    alpha_pattern: dict[str, AtLeastOne] = Field(default_factory=dict)
+    b_rate_ratio: Positive = 1.0
     dropout: Share = 0.0
+    neftune_alpha: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     learning_rate: Literal["auto"] | Positive = "auto"
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     effective_batch_size: int = Field(default=8, ge=1)
-    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    micro_batch_size: Literal["auto"] | AtLeastOne = "auto"
     micro_batch_tokens: int = Field(default=4096, ge=1)
     warmup_share: Share = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -61,3 +86,12 @@ class TuneSettings(BaseModel):
         if self.learning_rate != "auto":
             return self.learning_rate
         return next((rate for below, rate in _RATES if parameters < below), _RATE_OF_LARGE_MODELS)
+
+    def notices(self) -> tuple[str, ...]:
+        """What is allowed but rarely meant."""
+        if self.learning_rate == "auto" or self.learning_rate >= FULL_TUNING_RATE:
+            return ()
+        return (
+            f"learning_rate: {self.learning_rate:g} looks like a learning rate of full fine-tuning; low-rank updates "
+            "want about ten times as much, and `auto` chooses by the model's size",
+        )

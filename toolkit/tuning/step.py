@@ -20,6 +20,8 @@ from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.fused import FAMILIES, FusedStep, in_order
 from toolkit.tuning.loss import collate, has_plain_head, loss_sum, packed_loss_sum
+from toolkit.tuning.methods import UP
+from toolkit.tuning.noise import Noisy
 from toolkit.tuning.packing import pack, packed_size
 
 NAME = "toolkit_training"
@@ -131,24 +133,34 @@ def why_padded(module: Any) -> str | None:
 
 
 def choose(
-    module: Any, adapted: Any, dropout: float, longest_tokens: int, recompute: bool = False
+    module: Any,
+    adapted: Any,
+    dropout: float,
+    longest_tokens: int,
+    recompute: bool = False,
+    neftune_alpha: float = 0.0,
 ) -> tuple[Step, FlatWeights, str]:
     """The fastest step that is proven for a module in training mode, its trained tensors, and what was chosen and why.
 
     A probe of two short sequences goes both ways, so a release of transformers that computes otherwise is found here.
     """
-    parameters = [one for one in adapted.parameters() if one.requires_grad]
-    reason = why_not_by_hand(module, parameters, dropout) or _apart(module, ByHand, in_order)
+    trained = [(name, one) for name, one in adapted.named_parameters() if one.requires_grad]
+    parameters, ups = [one for _, one in trained], [one for name, one in trained if UP in name]
+    reason = "its embeddings get noise" if neftune_alpha else why_not_by_hand(module, parameters, dropout)
+    reason = reason or _apart(module, ByHand, in_order)
     if reason is None:
-        weights = FlatWeights(in_order(module))
+        weights = FlatWeights(in_order(module), last=ups)
         return ByHand(module, weights, recompute), weights, "by hand"
-    weights = FlatWeights(parameters)
+    weights = FlatWeights(parameters, last=ups)
     if recompute:
         module.gradient_checkpointing_enable()
     padded = why_padded(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
+    step: Step
     if padded is None:
-        return Packed(module, shares=not dropout), weights, f"packed, through autograd: {reason}"
-    return Padded(module, longest_tokens), weights, f"padded, through autograd: {padded}"
+        step, how = Packed(module, shares=not (dropout or neftune_alpha)), f"packed, through autograd: {reason}"
+    else:
+        step, how = Padded(module, longest_tokens), f"padded, through autograd: {padded}"
+    return (Noisy(step, module, neftune_alpha) if neftune_alpha else step), weights, how
 
 
 def _apart(module: Any, make: Callable[[Any, FlatWeights], Step], order: Callable[[Any], list[Any]]) -> str | None:

@@ -19,10 +19,12 @@ from toolkit.models.adapted import adapter_digest, cuda_devices
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import new_adapter, save_adapter, write_atomically
+from toolkit.tuning.adapter import adapter_tensors, new_adapter, resolved_rank, save_adapter, write_atomically
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_sequences
+from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.loss import supervised_count
+from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.step import choose
@@ -43,6 +45,8 @@ class TrainingResult:
         losses: mean over the supervised tokens of each step, in nats.
         supervised_tokens, seen_tokens: over all steps; padding is in neither.
         seconds: of this call; steps done before a resumption are not in it.
+        rank: as it was set, or chosen.
+        notices: what was allowed but is rarely meant.
         how: what computed the steps, and why not something faster.
     """
 
@@ -56,6 +60,8 @@ class TrainingResult:
     trainable_parameters: int
     total_parameters: int
     seconds: float
+    rank: int
+    notices: tuple[str, ...]
     how: str
 
 
@@ -111,16 +117,20 @@ def _train(
     steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
-    adapted = new_adapter(module, settings, seed)
+    rank = resolved_rank(module, settings, sum(map(supervised_count, sequences)))
+    adapted = new_adapter(module, settings.model_copy(update={"rank": rank}), seed)
+    start = adapter_tensors(adapted) if settings.method in REWRITING else None
     view = adapted.get_base_model().train()
-    step, weights, how = choose(view, adapted, settings.dropout, max(lengths))
+    step, weights, how = choose(view, adapted, settings.dropout, max(lengths), neftune_alpha=settings.neftune_alpha)
     micro_batches = MicroBatches(step, weights, sequences, settings)
-    optimiser = _optimiser(weights.vector, settings)
+    optimiser = _optimiser(weights, settings)
     key = checkpoint.training_key(module, sequences, settings, seed)
     losses = checkpoint.resume(folder, key, weights.vector, optimiser)
 
     for number in range(len(losses), len(steps)):
-        optimiser.param_groups[0]["lr"] = rate = peak_rate * rate_share(number, len(steps), settings)
+        rate = peak_rate * rate_share(number, len(steps), settings)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["ratio"]
         with torch.random.fork_rng(devices=cuda_devices(module)):
             torch.manual_seed(derive(seed, f"dropout of step {number}"))
             loss = micro_batches.accumulate(steps[number])
@@ -139,8 +149,10 @@ def _train(
         "learning_rate": peak_rate,
         "trainable_parameters": len(weights.vector),
         "total_parameters": parameters + len(weights.vector),
+        "rank": rank,
+        "notices": settings.notices(),
     }
-    save_adapter(adapted, folder, base_name)
+    save_adapter(adapted, folder, base_name, start)
     _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
     checkpoint.remove(folder)
     return {**result, "how": how}
@@ -175,11 +187,16 @@ def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
     return 1.0 if settings.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
 
 
-def _optimiser(weights: Any, settings: TuneSettings) -> Any:
+def _optimiser(weights: FlatWeights, settings: TuneSettings) -> Any:
+    """AdamW on one vector; with LoRA+ on its two halves, all B being the second, each with its own rate."""
     import torch
 
+    groups: list[dict[str, Any]] = [{"params": [weights.vector], "ratio": 1.0}]
+    if settings.b_rate_ratio != 1:
+        others, ups = weights.halves()
+        groups = [{"params": [others], "ratio": 1.0}, {"params": [ups], "ratio": settings.b_rate_ratio}]
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW([weights], betas=betas, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, fused=True)
 
 
 def _check_module(module: Any) -> None:

@@ -1,0 +1,49 @@
+"""NEFTune (Jain et al. 2023): uniform noise on the embeddings while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from toolkit.rendering.prompt import TrainingSequence
+
+if TYPE_CHECKING:
+    from toolkit.tuning.step import Step
+
+
+class Noisy:
+    """A step whose embeddings [B, T, D] get noise of up to alpha / sqrt(T * D), T being each row's own tokens.
+
+    Drawn from the global generator, as dropout is. Outside of a call, and in eval mode, nothing is added.
+
+    Args:
+        step: padded, or packed in the order of its sequences with nothing shared.
+    """
+
+    def __init__(self, step: Step, module: Any, alpha: float) -> None:
+        self._step, self._alpha = step, alpha
+        self._lengths: list[int] = []
+        module.get_input_embeddings().register_forward_hook(self._add)
+
+    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
+        self._lengths = [len(sequence.token_ids) for sequence in sequences]
+        try:
+            return self._step(sequences, share)
+        finally:
+            self._lengths = []
+
+    def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
+        return self._step.tokens(sequences)
+
+    def _add(self, embeddings: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        if not (self._lengths and embeddings.training):
+            return output
+        lengths = torch.tensor(self._lengths, device=output.device)
+        if len(output) == len(lengths):
+            lengths = lengths[:, None, None]
+        else:  # one row of all the sequences' tokens
+            lengths = lengths.repeat_interleave(lengths)[None, :, None]
+        largest = self._alpha / (lengths * output.shape[-1]).sqrt()
+        return output + torch.empty_like(output).uniform_(-1, 1) * largest.to(output.dtype)
