@@ -46,7 +46,7 @@ def plain_rows(folder: str, pairs: Sequence[dict[str, str]]) -> list[Work]:
     return longest_first(rows)
 
 
-def chat_rows(folder: str, chats: Sequence[Sequence[dict[str, str]]]) -> list[Work]:
+def chat_rows(folder: str, chats: Sequence[Sequence[dict[str, Any]]]) -> list[Work]:
     """Conversations whose assistant turns are supervised, through the model's chat template: ids and labels only."""
     from transformers import AutoTokenizer
 
@@ -153,7 +153,8 @@ def train_ours(work: Work) -> Result:
 
 def epoch_flops(module: Any, seen: int, taught: int) -> float:
     """What an epoch must compute: the frozen body forward and back, and the head where something is learnt."""
-    return 4.0 * body_parameters(module) * seen + 4.0 * module.get_input_embeddings().weight.numel() * taught
+    head = int(module.get_input_embeddings().weight.numel())
+    return 4.0 * (body_parameters(module) * seen + head * taught)
 
 
 def _timed(ends: Sequence[float], work: Work, losses: Sequence[float], above: int) -> Result:

@@ -69,7 +69,8 @@ def _trained(row: Row) -> str:
     share = f"{shares['ours']:.0%} : {shares['peer']:.0%}"
     if least is not None:
         share += f", target {least:.0%} {_met(shares['ours'] >= least)}"
-    named = f"{row['kind']}, {row['dtype']}, {row['against']}{_doubtful(row)}"
+    step = "" if row["step"] == "by hand" else f" (ours: {row['step']})"
+    named = f"{row['kind']}, {row['dtype']}, {row['against']}{_doubtful(row)}{step}"
     cells = [named, *speeds, _three(row["ratio"]), _target(row), memory, share, _parity(row)]
     return f"| {' | '.join(cells)} |"
 
