@@ -15,7 +15,7 @@ from curves_chart import INK, RULE
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"ours": "#0072b2", "peer": "#d55e00"}
 NAMES = {"ours": "ours", "peer": "TRL"}
-STYLES = {"bfloat16": "-", "float32": ":"}
+STYLES = {"bfloat16": "-", "float32": (0, (1, 1.5))}
 SHOWN = 20
 """Steps: those that are compared."""
 
@@ -50,10 +50,17 @@ def _panel(axes: Any, kind: str, rows: list[dict[str, Any]]) -> None:
             losses = row["losses"][side][:SHOWN]
             steps, name = range(1, len(losses) + 1), f"{NAMES[side]}, {row['dtype']}"
             style = STYLES[row["dtype"]]
-            axes.plot(steps, losses, color=COLOURS[side], linestyle=style, linewidth=1.3, label=name)
+            axes.plot(
+                steps,
+                losses,
+                color=COLOURS[side],
+                linestyle=style,
+                linewidth=1.3 if row["dtype"] == "bfloat16" else 2.2,
+                label=name,
+            )
     axes.set_title(kind, loc="left", fontsize=9.5)
     axes.set_xlabel("step", color=INK)
-    axes.set_ylim(0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color="#edf0f3", linewidth=0.8)
     axes.tick_params(colors=INK, length=3)
     for edge in ("top", "right"):
