@@ -93,10 +93,16 @@ def prefill_flops(module: Any, rows: int, length: int) -> float:
     """Operations of the body's products, of causal attention (half the square) and of the head once a row."""
     config = module.config
     embedding = module.get_input_embeddings().weight
-    body = sum(p.numel() for p in module.get_decoder().parameters()) - embedding.numel()
+    body = body_parameters(module)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 4 * length**2 * config.num_attention_heads * head_size * config.num_hidden_layers / 2
     return rows * (2.0 * body * length + attention + 2.0 * embedding.numel())
+
+
+def body_parameters(module: Any) -> int:
+    """Parameters without the embedding, which multiplies nothing but the last states."""
+    body = sum(parameter.numel() for parameter in module.get_decoder().parameters())
+    return int(body - module.get_input_embeddings().weight.numel())
 
 
 def limit(module: Any) -> float:

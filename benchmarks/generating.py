@@ -83,7 +83,7 @@ def by_hand(rows: Sequence[Sequence[int]]) -> list[Any]:
 def decode_peer(work: Work) -> Result:
     """Runs `model.generate` at several batch sizes; the fastest is repeated and counts."""
     if work["tuned"]:
-        _tune()
+        tune_by_hand()
     model = _module(work)
     _generate(model, work["prompts"][:1], 1, work["stop"], 4)
     peak, tried = Peak(model), {}
@@ -98,7 +98,7 @@ def decode_peer(work: Work) -> Result:
     return {**tried[best], "rows": len(work["prompts"]), "batch": best, "seconds_by_batch": by_batch}
 
 
-def _tune() -> None:
+def tune_by_hand() -> None:
     """The settings `toolkit.models.tune_cpu` makes, by hand."""
     import torch
 

@@ -31,7 +31,10 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 FOREIGN_LIMIT = 0.06
 """Share of the machine's processor time that others may take before a figure is doubtful."""
 PATIENCE_SECONDS = 3600
-PACKAGES = ("adaptation-toolkit", "torch", "transformers", "lm-eval", "tokenizers", "datasets", "accelerate", "numpy")
+PACKAGES = (
+    *("adaptation-toolkit", "torch", "transformers", "lm-eval", "trl", "peft"),
+    *("tokenizers", "datasets", "accelerate", "numpy"),
+)
 
 Work = Mapping[str, Any]
 Result = dict[str, Any]

@@ -134,3 +134,47 @@ def shared_chats(data: Path, count: int) -> list[list[dict[str, str]]]:
         shown.append({"role": "assistant", "content": row["answers"][0]})
     asked = [row["question"] for row in questions if row["article"] not in taken and len(row["question"]) <= 60]
     return [[*shown, {"role": "user", "content": f"Question: {question}"}] for question in asked[:count]]
+
+
+def training_reading(data: Path, count: int) -> list[dict[str, str]]:
+    """A passage, a question and its answer of a few tokens, as {prompt, completion}."""
+    folder = data / "xquad_en"
+    documents = {row["id"]: row["text"] for row in read_rows(folder / "documents.jsonl")}
+    questions = read_rows(folder / "questions.jsonl")
+    random.Random(0).shuffle(questions)
+    return [
+        {
+            "prompt": f"Passage: {documents[row['document']]}\n\nQuestion: {row['question']}\nAnswer:",
+            "completion": f" {row['answers'][0]}",
+        }
+        for row in questions[:count]
+    ]
+
+
+def training_short(data: Path, count: int) -> list[dict[str, str]]:
+    """A message and its label, any of the 77, as {prompt, completion}."""
+    messages = read_rows(data / "banking77" / "train.jsonl")
+    random.Random(0).shuffle(messages)
+    return [
+        {"prompt": f"Utterance: {row['text']}\nIntent:", "completion": f" {row['category'].replace('_', ' ')}"}
+        for row in messages[:count]
+    ]
+
+
+def training_chats(data: Path, count: int) -> list[list[dict[str, str]]]:
+    """Three turns each: a message that is sorted, then two questions answered with a whole paragraph.
+
+    The paragraphs are the assistant's, so that most tokens are supervised.
+    """
+    folder = data / "xquad_en"
+    documents = {row["id"]: row["text"] for row in read_rows(folder / "documents.jsonl")}
+    questions = [row for row in read_rows(folder / "questions.jsonl") if len(documents[row["document"]]) <= 900]
+    random.Random(0).shuffle(questions)
+    chats = []
+    for number, short in enumerate(training_short(data, count)):
+        asked, label = short["prompt"].removesuffix("\nIntent:"), short["completion"].strip()
+        turns = [(f"What is this about? {asked}", f"This is about: {label}.")]
+        turns += [(row["question"], documents[row["document"]]) for row in questions[2 * number : 2 * number + 2]]
+        said = [(("user", question), ("assistant", answer)) for question, answer in turns]
+        chats.append([{"role": role, "content": text} for turn in said for role, text in turn])
+    return chats

@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 DOUBTFUL = 0.06
 """Others' share of the machine above which a line is marked."""
+VERSIONS = ("torch", "transformers", "lm-eval", "trl", "peft")
 HEAD = "| work | ours | peer | ratio | target | memory above the model, ours : peer | parity |"
+TRAINING_HEAD = (
+    "| work, against | ours, tokens/s (first epoch) | peer, tokens/s (first epoch) | ratio | target "
+    "| memory above the model, ours : peer | share of the limit, ours : peer | parity |"
+)
+TRAINING_PICTURE = "![losses](../docs/training_losses.svg)"
 
 Row = dict[str, Any]
 
 
 def table(path: Path) -> str:
-    """The lines of a claim; the curves have tables of their own."""
+    """The lines of a claim; curves and training have tables of their own."""
     if not path.exists():
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
-    made = _curves(found["rows"]) if found["claim"] == "curves" else _compared(found)
+    shapes = {"curves": _curves, "training_curves": _training_curves}
+    if found["claim"] in shapes:
+        made = shapes[found["claim"]](found["rows"])
+    elif found["claim"] == "training":
+        made = [*_under(TRAINING_HEAD, map(_trained, found["rows"])), *_said(found), "", TRAINING_PICTURE]
+    else:
+        made = [*_under(HEAD, map(_line, found["rows"])), *_said(found)]
     return "\n".join([*made, "", _conditions(found)])
 
 
-def _compared(found: Row) -> list[str]:
-    lines = [HEAD, "|---|---|---|---|---|---|---|", *map(_line, found["rows"])]
+def _under(head: str, lines: Iterable[str]) -> list[str]:
+    return [head, "|---" * (head.count("|") - 1) + "|", *lines]
+
+
+def _said(found: Row) -> list[str]:
+    """How the peer was called, and what makes a line doubtful."""
     commands = found["command"] if isinstance(found["command"], dict) else {found["peer"]: found["command"]}
     said = [f"{name}: `{command}`" for name, command in commands.items()]
     if any(max(row["foreign_cpu_share"].values()) > DOUBTFUL for row in found["rows"]):
         said.append(f"\\* others took more than {DOUBTFUL:.0%} of the machine meanwhile: doubtful.")
-    return [*lines, "", *(f"- {sentence}" for sentence in said)]
+    return ["", *(f"- {sentence}" for sentence in said)]
 
 
 def _line(row: Row) -> str:
-    doubtful = "\\*" if max(row["foreign_cpu_share"].values()) > DOUBTFUL else ""
-    target = "" if row["target"] is None else f"{row['target']:g} {_met(row['ratio'] >= row['target'])}"
-    parity = row["parity"] + ("" if row["parity_holds"] is None else f" {_met(row['parity_holds'])}")
+    target, parity, doubtful = _target(row), _parity(row), _doubtful(row)
     named = f"{row['work']} at batch {row['batch']}" if "batch" in row else row["work"]
     times = " | ".join(f"{_three(row[side])} {row['unit']}" for side in ("ours", "peer"))
     return f"| {named}{doubtful} | {times} | {_three(row['ratio'])} | {target} | {_memory(row)} | {parity} |"
+
+
+def _trained(row: Row) -> str:
+    """A line of training: tokens a second after the first epoch and in it, memory and the limit with their bounds."""
+    speeds = [
+        f"{_three(row['tokens_per_second'][side])} ({_three(row['cold_tokens_per_second'][side])})"
+        for side in ("ours", "peer")
+    ]
+    memory, bound = _memory(row), row["memory_target"]
+    if bound is not None:
+        used = row["memory"]["ours_bytes"] / row["memory"]["peer_bytes"]
+        memory += f", target {bound:g} {_met(used <= bound)}"
+    shares, least = row["share_of_limit"], row["share_target"]
+    share = f"{shares['ours']:.0%} : {shares['peer']:.0%}"
+    if least is not None:
+        share += f", target {least:.0%} {_met(shares['ours'] >= least)}"
+    step = "" if row["step"] == "by hand" else f" (ours: {row['step']})"
+    named = f"{row['kind']}, {row['dtype']}, {row['against']}{_doubtful(row)}{step}"
+    cells = [named, *speeds, _three(row["ratio"]), _target(row), memory, share, _parity(row)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _target(row: Row) -> str:
+    return "" if row["target"] is None else f"{row['target']:g} {_met(row['ratio'] >= row['target'])}"
+
+
+def _parity(row: Row) -> str:
+    return str(row["parity"]) + ("" if row["parity_holds"] is None else f" {_met(row['parity_holds'])}")
+
+
+def _doubtful(row: Row) -> str:
+    return "\\*" if max(row["foreign_cpu_share"].values()) > DOUBTFUL else ""
 
 
 def _met(holds: bool) -> str:
@@ -72,6 +119,18 @@ def _curves(rows: list[Row]) -> list[str]:
     return [*lines, "", "![curves](results/curves.svg)"]
 
 
+def _training_curves(rows: list[Row]) -> list[str]:
+    head = "| dtype | rows | tokens each | tokens/s | share of the limit | memory above the model |"
+    return _under(
+        head,
+        (
+            f"| {row['dtype']} | {row['batch']} | {row['length']:,} | {row['tokens_per_second']:,.0f} "
+            f"| {row['share_of_limit']:.0%} | {_mb(row)} |"
+            for row in sorted(rows, key=lambda row: (row["dtype"], row["length"]))
+        ),
+    )
+
+
 def _order(row: Row) -> tuple[str, int, int]:
     return row["dtype"], row["batch"], row["length"]
 
@@ -85,6 +144,6 @@ def _conditions(found: Row) -> str:
     hardware = found["hardware"]
     machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_bytes'] / 1e9:.0f} GB"
     versions = {name: version for side in found["versions"].values() for name, version in side.items()}
-    kept = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "lm-eval") if name in versions)
+    kept = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions)
     days = sorted({row["date"][:10] for row in found["rows"]})
     return f"{found['model']} on {machine}; {kept}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."
