@@ -101,11 +101,13 @@ class Ours:
         """Chooses the step, which the first epoch pays for."""
         import torch
 
+        from toolkit.tuning.micro_batches import MicroBatches
         from toolkit.tuning.step import choose
 
         view = self._adapted.get_base_model().train()
         longest = max(len(sequence.token_ids) for sequence in self._sequences)
         self._step, self._weights, self.how = choose(view, self._adapted, 0.0, longest)
+        self._micro_batches = MicroBatches(self._step, self._weights, self._sequences, self._settings)
         vector = self._weights.vector
         self._optimiser = torch.optim.AdamW([vector], lr=RATE, betas=BETAS, weight_decay=0.0, fused=True)
 
@@ -113,22 +115,15 @@ class Ours:
         """The losses of one pass through the rows in their order."""
         import torch
 
-        from toolkit.tuning.batches import Rows, passes
-        from toolkit.tuning.training import accumulate
-
-        def computed(rows: Rows) -> int:
-            return self._step.tokens([self._sequences[row] for row in rows])
-
-        lengths, losses = [len(sequence.token_ids) for sequence in self._sequences], []
+        losses, count = [], len(self._sequences)
         self.computed = 0
-        for first in range(0, len(lengths), batch):
-            chosen = tuple(range(first, min(first + batch, len(lengths))))
-            cut = passes(chosen, lengths, self._settings.micro_batch_tokens, None, computed)
-            self._weights.gradient.zero_()
-            losses.append(accumulate(self._step, [[self._sequences[row] for row in rows] for rows in cut]))
+        for first in range(0, count, batch):
+            chosen = tuple(range(first, min(first + batch, count)))
+            losses.append(self._micro_batches.accumulate(chosen))
             torch.nn.utils.clip_grad_norm_([self._weights.vector], CLIP)
             self._optimiser.step()
-            self.computed += sum(map(computed, cut))
+            for rows in self._micro_batches.cut(chosen):
+                self.computed += self._step.tokens([self._sequences[row] for row in rows])
         return losses
 
 
