@@ -104,14 +104,14 @@ def test_a_strategy_decodes_as_the_recipe_but_for_what_it_sets(write: Write) -> 
             likelihood: {normalise: bytes, correct: unconditional}
             strategies:
               base: []
-              cold: [decoding: {temperature: 0, samples: 1, stop: []}]
+              cold: [decoding: {temperature: 0, stop: []}]
             """
         )
     )
     assert recipe.decoding_of("base") == Decoding(
         max_new_tokens=9, temperature=1.0, top_p=0.9, samples=3, stop=("\n", "END")
     )
-    assert recipe.decoding_of("cold") == Decoding(max_new_tokens=9, temperature=0.0, top_p=0.9, samples=1, stop=())
+    assert recipe.decoding_of("cold") == Decoding(max_new_tokens=9, temperature=0.0, top_p=1.0, samples=1, stop=())
     assert recipe.likelihood == Likelihood(normalise="bytes", correct="unconditional")
     assert load_recipe(write(recipe.text)).digest == recipe.digest
 

@@ -90,9 +90,16 @@ class Recipe:
     document: Document = field(repr=False, compare=False)
 
     def decoding_of(self, strategy: str) -> Decoding:
-        """The recipe's decoding with what the strategy sets in its place."""
+        """The recipe's decoding with what the strategy sets in its place.
+
+        A strategy that makes itself greedy leaves behind what only drawing has a use for.
+        """
         own = self.overrides[strategy].decoding
-        return self.decoding if own is None else self.decoding.model_copy(update=own.given)
+        if own is None:
+            return self.decoding
+        greedy = {"top_p", "samples"} if own.given.get("temperature") == 0 else set()
+        dropped = {name: Decoding.model_fields[name].default for name in greedy}
+        return self.decoding.model_copy(update={**dropped, **own.given})
 
     def where(self, *place: str | int) -> str:
         """How an error names a key: `recipes/mine.yaml:7: strategies.rag.0.retrieve`."""
