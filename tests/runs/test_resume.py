@@ -504,3 +504,15 @@ def test_a_changed_test_example_answers_its_chunk_again_and_a_changed_train_exam
     (task / "train.jsonl").write_text(train.replace("who sold the", "who bought the"))
     start(TWO, out="third", timing={"examples": 0}, task=str(task))
     assert asked == [("generate", 8)] * 3  # few_shot's; zero_shot has not seen train
+
+
+def test_a_run_says_that_a_learning_rate_is_one_of_full_fine_tuning(start: Start) -> None:
+    said: list[str] = []
+
+    def noted(name: str, fields: Mapping[str, Any]) -> None:
+        if name == "notice":
+            said.append(fields["text"])
+
+    tune = {"rank": 2, "max_steps": 1, "learning_rate": 1e-5}
+    start({"zero_shot": [], "lora": [{"tune": tune}]}, listener=noted)
+    assert any("looks like a learning rate of full fine-tuning" in text for text in said)
