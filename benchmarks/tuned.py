@@ -101,13 +101,14 @@ class Ours:
         """Chooses the step, which the first epoch pays for."""
         import torch
 
+        from toolkit.tuning.choosing import choose
         from toolkit.tuning.micro_batches import MicroBatches
-        from toolkit.tuning.step import choose
+        from toolkit.tuning.objective import CrossEntropy
 
         view = self._adapted.get_base_model().train()
         longest = max(len(sequence.token_ids) for sequence in self._sequences)
-        self._step, self._weights, self.how = choose(view, self._adapted, 0.0, longest)
-        self._micro_batches = MicroBatches(self._step, self._weights, self._sequences, self._settings)
+        self._step, self._weights, self.how = choose(view, 0.0, longest)
+        self._micro_batches = MicroBatches(self._step, self._weights, CrossEntropy(self._sequences), self._settings)
         vector = self._weights.vector
         self._optimiser = torch.optim.AdamW([vector], lr=RATE, betas=BETAS, weight_decay=0.0, fused=True)
 

@@ -13,7 +13,7 @@ from toolkit.rendering import Renderer, TrainingSequence
 from toolkit.strategies.tune import TuneAdapter
 from toolkit.tasks.task import Task
 from toolkit.tuning import TuneSettings, train
-from toolkit.tuning.checks import check_sequences
+from toolkit.tuning.checks import check_items
 
 STOP, BOS = (9,), 1
 SMALL = TuneSettings(rank=2, max_steps=1)
@@ -46,7 +46,7 @@ def refusal(llama: Any, tmp_path: Path) -> Callable[..., list[str]]:
                 [SOUND, *map(sequence, texts)],
                 SMALL,
                 tmp_path,
-                on_step=lambda step, *_: steps.append(step),
+                on_step=lambda report: steps.append(report.step),
                 stop=stop,
                 bos=bos,
             )
@@ -59,7 +59,7 @@ def refusal(llama: Any, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_sound_sequences_pass(llama: Any) -> None:
-    check_sequences(llama(), [SOUND, sequence("1 5 [7 9] 5 [9]"), sequence(f"1 {'5 ' * 60} 5 [7 9]")], STOP, BOS)
+    check_items(llama(), [SOUND, sequence("1 5 [7 9] 5 [9]"), sequence(f"1 {'5 ' * 60} 5 [7 9]")], STOP, BOS)
 
 
 @pytest.mark.parametrize(("text", "said"), [("1 5 7 9", 4), ("[1] 5", 2), ("", 0)])

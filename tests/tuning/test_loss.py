@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.loss import FrozenHeadLoss, collate, has_plain_head, loss_sum
+from toolkit.tuning.loss import FrozenHeadLoss, collate, has_plain_head, token_losses
 
 
 def plain_cross_entropy(module: Any, sequences: list[TrainingSequence]) -> torch.Tensor:
@@ -29,7 +29,7 @@ def _columns(sequence: TrainingSequence) -> tuple[tuple[int, ...], tuple[bool, .
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_loss_is_plain_cross_entropy_over_supervised_tokens(llama: Any, rows: Any, plain: bool) -> None:
     module, sequences = llama(torch.float64), rows(5)
-    found = loss_sum(module, collate(sequences, "cpu"), plain)
+    found = token_losses(module, collate(sequences, "cpu"), plain).sum()
     assert float(found) == pytest.approx(float(plain_cross_entropy(module, sequences)), abs=1e-10)
 
 
@@ -41,9 +41,10 @@ def test_the_frozen_heads_gradient_is_autograds(monkeypatch: pytest.MonkeyPatch,
     bias, targets = torch.randn(11, generator=generator, dtype=torch.float64), torch.arange(7)
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     loss = FrozenHeadLoss.apply(ours, weight, bias, targets)
-    oracle = functional.cross_entropy(functional.linear(theirs, weight, bias), targets, reduction="sum")
-    (loss * 0.3).backward()
-    (oracle * 0.3).backward()
+    oracle = functional.cross_entropy(functional.linear(theirs, weight, bias), targets, reduction="none")
+    upstream = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    loss.backward(upstream)
+    oracle.backward(upstream)
     torch.testing.assert_close(loss, oracle, rtol=0, atol=1e-12)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
 
@@ -54,7 +55,7 @@ def test_only_positions_before_supervised_tokens_get_a_gradient(llama: Any) -> N
     module.get_decoder().register_forward_hook(lambda _, __, output: states.append(output.last_hidden_state))
     module.get_input_embeddings().weight.requires_grad_(True)
     sequence = TrainingSequence((1, 2, 3, 4, 5, 6), (False, False, True, False, True, True))
-    loss = loss_sum(module, collate([sequence], "cpu"), True)
+    loss = token_losses(module, collate([sequence], "cpu"), True).sum()
     states[0].retain_grad()
     loss.backward()
     assert states[0].grad[0].abs().sum(dim=1).gt(0).tolist() == [False, True, False, True, True, False]
@@ -62,9 +63,9 @@ def test_only_positions_before_supervised_tokens_get_a_gradient(llama: Any) -> N
 
 def test_padding_and_order_change_nothing(llama: Any, rows: Any) -> None:
     module, sequences = llama(), rows(6)
-    together = float(loss_sum(module, collate(sequences, "cpu"), True))
-    assert float(loss_sum(module, collate(sequences[::-1], "cpu"), True)) == pytest.approx(together, abs=1e-5)
-    alone = sum(float(loss_sum(module, collate([sequence], "cpu"), True)) for sequence in sequences)
+    together = float(token_losses(module, collate(sequences, "cpu"), True).sum())
+    assert float(token_losses(module, collate(sequences[::-1], "cpu"), True).sum()) == pytest.approx(together, abs=1e-5)
+    alone = sum(float(token_losses(module, collate([sequence], "cpu"), True).sum()) for sequence in sequences)
     assert alone == pytest.approx(together, abs=1e-5)
 
 

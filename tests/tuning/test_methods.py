@@ -18,7 +18,7 @@ from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.fused import FusedStep, in_order
-from toolkit.tuning.loss import collate, loss_sum
+from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.packing import pack
 
@@ -152,7 +152,7 @@ def test_the_gradient_by_hand_is_the_stock_models(llama: Any, rows: Any, fields:
     loss = step(pack(sequences, step.heads, view.device, share=True), 0.5)
     found = weights.gradient.clone()
     weights.gradient.zero_()
-    expected = loss_sum(view, collate(sequences, "cpu"), True)
+    expected = token_losses(view, collate(sequences, "cpu"), True).sum()
     (expected * 0.5).backward()
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-7, atol=0)  # the stock norms are in fp32
     for parameter in in_order(view):  # each for itself: their scales differ

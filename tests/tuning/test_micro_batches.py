@@ -9,8 +9,9 @@ import torch
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import new_adapter
+from toolkit.tuning.choosing import choose
 from toolkit.tuning.micro_batches import MicroBatches
-from toolkit.tuning.step import choose
+from toolkit.tuning.objective import CrossEntropy, OfTokens
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 
@@ -38,9 +39,9 @@ def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: A
 def accumulating(module: Any, sequences: list[TrainingSequence], changed: dict[str, Any]) -> Any:
     settings = SMALL.model_copy(update=changed)
     adapted = new_adapter(module, settings, seed=0)
-    step, weights, how = choose(adapted.get_base_model(), adapted, settings.dropout, longest_tokens=20)
+    step, weights, how = choose(adapted.get_base_model(), settings.dropout, longest_tokens=20)
     assert (how == "by hand") is (settings.dropout == 0)
-    return MicroBatches(step, weights, sequences, settings), weights
+    return MicroBatches(step, weights, CrossEntropy(sequences), settings), weights
 
 
 class Narrow:
@@ -49,8 +50,8 @@ class Narrow:
     def __init__(self, step: Any, weights: Any, most_rows: int) -> None:
         self._step, self._weights, self._most, self.tokens = step, weights, most_rows, step.tokens
 
-    def __call__(self, sequences: list[TrainingSequence], share: float) -> torch.Tensor:
-        loss = self._step(sequences, share)
+    def __call__(self, sequences: list[TrainingSequence], share: float, of_tokens: OfTokens) -> torch.Tensor:
+        loss = self._step(sequences, share, of_tokens)
         if len(sequences) > self._most:
             self._weights.gradient.mul_(0.5)
             raise torch.OutOfMemoryError

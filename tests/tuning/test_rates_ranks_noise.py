@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import new_adapter, resolved_rank
-from toolkit.tuning.loss import collate, loss_sum, supervised_count
-from toolkit.tuning.step import choose
+from toolkit.tuning.choosing import choose
+from toolkit.tuning.loss import collate, token_losses
+from toolkit.tuning.objective import supervised_count
+from toolkit.tuning.progress import StepReport
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call
 
@@ -81,7 +83,7 @@ def test_two_rates_are_two_groups_of_pytorchs_adamw(
     optimiser = torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), weight_decay=0.1)
     view, losses = adapted.get_base_model().train(), []
     for _ in range(4):
-        loss = loss_sum(view, collate(sequences, "cpu"), True) / sum(map(supervised_count, sequences))
+        loss = token_losses(view, collate(sequences, "cpu"), True).sum() / sum(map(supervised_count, sequences))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(trained.values()), 0.5)
@@ -110,8 +112,8 @@ class Killed(Exception):
 def test_a_killed_training_goes_on_to_the_same_bytes(
     llama: Any, rows: Any, tmp_path: Path, dtype: torch.dtype, fields: dict[str, Any]
 ) -> None:
-    def kill(step: int, steps: int, loss: float, tokens: int) -> None:
-        if step == 3:
+    def kill(report: StepReport) -> None:
+        if report.step == 3:
             raise Killed
 
     settings, sequences = changed(**fields), rows(10)
@@ -119,7 +121,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     with pytest.raises(Killed):
         train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=kill)
     steps: list[int] = []
-    train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=lambda step, *_: steps.append(step))
+    train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=lambda report: steps.append(report.step))
     assert steps[0] == 3
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes(), path.name
@@ -130,10 +132,10 @@ def test_the_noise_is_as_large_as_each_sequences_length_asks(
     llama: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, padded: bool
 ) -> None:
     if padded:
-        monkeypatch.setattr("toolkit.tuning.step.why_padded", lambda module: "asked for")
+        monkeypatch.setattr("toolkit.tuning.choosing.why_padded", lambda module: "asked for")
     adapted = new_adapter(llama(), SMALL, seed=0)
     view = adapted.get_base_model().train()
-    step, weights, how = choose(view, adapted, 0.0, 20, neftune_alpha=6.0)
+    step, weights, how = choose(view, 0.0, 20, neftune_alpha=6.0)
     assert how.startswith("padded" if padded else "packed")
     sequences, seen = rows(2, shortest=6, longest=20), []
     lengths = [len(sequence.token_ids) for sequence in sequences]
@@ -163,7 +165,7 @@ def test_noise_shares_no_prefix(llama: Any) -> None:
     sequences = [TrainingSequence((*start, last, 1), (False,) * 12 + (True,) * 2) for last in (20, 21, 22)]
     for alpha, tokens in ((0.0, 11 + 3 * 3), (5.0, 3 * 14)):
         adapted = new_adapter(llama(), SMALL, seed=0)
-        step, *_ = choose(adapted.get_base_model().train(), adapted, 0.0, 20, neftune_alpha=alpha)
+        step, *_ = choose(adapted.get_base_model().train(), 0.0, 20, neftune_alpha=alpha)
         assert step.tokens(sequences) == tokens
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from toolkit.inference.families import PROVEN_FAMILIES
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
+from toolkit.tuning.choosing import choose, why_not_by_hand
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.fused import FAMILIES, in_order
 from toolkit.tuning.packing import SHORTEST_PREFIX, pack, packed_size, shared_prefix
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import ByHand, Packed, Padded, choose, why_not_by_hand
+from toolkit.tuning.step import ByHand, Packed, Padded
 
 TOLERANCE = 2e-5
 SLIDING: dict[str, dict[str, Any]] = {
@@ -195,7 +196,7 @@ def test_the_fastest_proven_step_is_chosen_and_named(
 ) -> None:
     made = new_adapter(make_module(family), TuneSettings(rank=4, dropout=dropout), seed=0)
     before = [one.detach().clone() for one in made.parameters()]
-    _, weights, said = choose(made.get_base_model().train(), made, dropout, longest_tokens=20)
+    _, weights, said = choose(made.get_base_model().train(), dropout, longest_tokens=20)
     assert said.startswith(how)
     assert not weights.gradient.any()
     assert all(torch.equal(one, other) for one, other in zip(before, made.parameters(), strict=True))
@@ -206,5 +207,5 @@ def test_a_step_that_computes_otherwise_is_found_by_the_probe(
 ) -> None:
     monkeypatch.setattr("toolkit.tuning.fused.functional.silu", lambda x: x)
     made = new_adapter(make_module("qwen2"), TuneSettings(rank=4), seed=0)
-    _, _, said = choose(made.get_base_model().train(), made, 0.0, longest_tokens=20)
+    _, _, said = choose(made.get_base_model().train(), 0.0, longest_tokens=20)
     assert "its gradient differs from the stock model's" in said

@@ -17,7 +17,8 @@ from toolkit.models import load_adapter
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TrainingResult, TuneSettings, train
-from toolkit.tuning.loss import collate, loss_sum, supervised_count
+from toolkit.tuning.loss import collate, token_losses
+from toolkit.tuning.progress import StepReport
 from toolkit.tuning.training import rate_share
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
@@ -61,7 +62,7 @@ def test_a_copying_task_is_learnt_and_the_loaded_adapter_has_learnt_it(llama: An
 def test_the_first_loss_is_the_bases_mean_over_supervised_tokens(llama: Any, rows: Any, tmp_path: Path) -> None:
     module, sequences = llama(), rows(4)
     result = train(module, sequences, SMALL, tmp_path)
-    expected = float(loss_sum(module, collate(sequences, "cpu"), True)) / sum(map(supervised_count, sequences))
+    expected = float(token_losses(module, collate(sequences, "cpu"), True).mean())
     assert result.losses[0] == pytest.approx(expected, abs=1e-5)
 
 
@@ -70,8 +71,8 @@ class Killed(Exception):
 
 
 def kill_at(wanted: int) -> Any:
-    def on_step(step: int, steps: int, loss: float, tokens: int) -> None:
-        if step == wanted:
+    def on_step(report: StepReport) -> None:
+        if report.step == wanted:
             raise Killed
 
     return on_step
@@ -88,7 +89,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
         train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=kill_at(killed))
     assert not (tmp_path / "killed" / "training.json").exists()
     steps: list[int] = []
-    train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=lambda step, *_: steps.append(step))
+    train(llama(dtype), sequences, settings, tmp_path / "killed", on_step=lambda report: steps.append(report.step))
     assert steps == list(range(1 + 2 * (killed // 2), 7))
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
@@ -100,10 +101,10 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(llama: Any, rows: 
         base = llama()
         if folder == "base":
             base.get_input_embeddings().weight.data[0, 0] += 1
-        steps: list[int] = []
+        reports: list[StepReport] = []
         arguments = {"sequences": rows(10), "seed": 0, **changed}
-        train(base, settings=SMALL, folder=tmp_path / folder, on_step=lambda step, *_: steps.append(step), **arguments)  # noqa: B023
-        assert steps[0] == 1, folder
+        train(base, settings=SMALL, folder=tmp_path / folder, on_step=reports.append, **arguments)
+        assert reports[0].step == 1, folder
 
 
 def test_a_damaged_checkpoint_only_costs_time(llama: Any, rows: Any, tmp_path: Path) -> None:
@@ -144,16 +145,18 @@ def test_another_process_gives_the_same_bytes(llama: Any, rows: Any, tmp_path: P
 def test_the_result_counts_what_was_seen(llama: Any, rows: Any, tmp_path: Path) -> None:
     sequences, told = rows(6), []
     module = llama()
-    result = train(module, sequences, SMALL, tmp_path, on_step=lambda *told_of: told.append(told_of))
+    result = train(module, sequences, SMALL, tmp_path, on_step=told.append)
     base = sum(parameter.numel() for parameter in module.parameters())
     assert isinstance(result, TrainingResult)
     assert result.steps == len(result.losses) == 4
-    assert result.seen_tokens == 2 * sum(len(row.token_ids) for row in sequences) == sum(tokens for *_, tokens in told)
+    assert (
+        result.seen_tokens == 2 * sum(len(row.token_ids) for row in sequences) == sum(report.tokens for report in told)
+    )
     assert result.supervised_tokens == 2 * sum(sum(row.supervised) for row in sequences)
     stored = sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
     assert (result.trainable_parameters, result.total_parameters) == (stored, base + stored)
-    assert [(step, steps) for step, steps, *_ in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [loss for _, _, loss, _ in told] == list(result.losses)
+    assert [(report.step, report.steps) for report in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [report.loss for report in told] == list(result.losses)
     assert result.seconds > 0
     summary = json.loads((tmp_path / "training.json").read_text())
     assert "seconds" not in summary

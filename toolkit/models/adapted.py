@@ -1,5 +1,7 @@
 """Adapters in PEFT's format, read from a folder: as a view of the base, merged into a copy, or their digest.
 
+A folder of full fine-tuning (`toolkit.models.whole`) is taken as well, and is merged as it is.
+
 The base is never touched: every function works on a structural copy that shares the base's tensors.
 """
 
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
 from toolkit.models.weights import shared_copy
+from toolkit.models.whole import holds_all_weights, load_whole, whole_digest
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -29,6 +32,8 @@ def load_adapter(module: Any, folder: Path | str) -> Any:
     Raises:
         ModelError: the folder holds no safetensors adapter, or it does not fit the model.
     """
+    if holds_all_weights(folder):
+        return load_whole(module, folder)
     return _loaded(module, Path(folder), in_fp32=False).get_base_model()
 
 
@@ -44,6 +49,8 @@ def merged(module: Any, folder: Path | str) -> Any:
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if holds_all_weights(folder):
+        return load_whole(module, folder)
     adapted = _loaded(module, Path(folder), in_fp32=True)
     for layer in [found for found in adapted.modules() if isinstance(found, BaseTunerLayer)]:
         base = layer.get_base_layer()
@@ -61,6 +68,8 @@ def adapter_digest(folder: Path | str) -> str:
         ModelError: the folder holds no safetensors adapter.
     """
     folder = Path(folder)
+    if holds_all_weights(folder):
+        return whole_digest(folder)
     settings = _settings(folder)
     settings.pop("base_model_name_or_path", None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from toolkit.tasks.messages import Message
 
@@ -32,3 +33,10 @@ class TrainingSequence:
 
     token_ids: tuple[int, ...]
     supervised: tuple[bool, ...]
+
+
+class Preference(NamedTuple):
+    """Two answers to one prompt, of which the first is to be preferred."""
+
+    chosen: TrainingSequence
+    rejected: TrainingSequence

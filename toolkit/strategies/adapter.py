@@ -21,6 +21,7 @@ from toolkit.tasks.output import Output
 from toolkit.tasks.task import FittingSplit, TrainingTask
 
 if TYPE_CHECKING:
+    from toolkit.evaluation import Metric
     from toolkit.meter import Meter
     from toolkit.retrieval import Encoder
 
@@ -73,6 +74,10 @@ class FitContext(Protocol):
         """The recipe's embedder, loaded when first asked for."""
 
     @property
+    def primary(self) -> Metric:
+        """The metric that `validate` reports."""
+
+    @property
     def seed(self) -> int: ...
 
     @property
@@ -89,7 +94,10 @@ class FitContext(Protocol):
         """Labelled examples with their drafts, as the parts before this one build and fit them to the context."""
 
     def validate(self, part: Part) -> float:
-        """The primary metric on validation of the stack up to this part. Every call is counted as a trial."""
+        """The primary metric on validation of the stack up to this part. Every call is counted as a trial.
+
+        Once for each of a part's weights: those already asked for, by a process since killed too, are known.
+        """
 
     def system(self, name: str) -> Answerer:
         """Another strategy of the recipe, fitted; it must be named by `uses`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import OverLengthError, RecipeError
-from toolkit.evaluation import primary_value
+from toolkit.evaluation import Metric, primary_value
 from toolkit.inference.model import FoundationModel
 from toolkit.meter import Meter
 from toolkit.rendering.draft import Draft
@@ -20,6 +20,7 @@ from toolkit.strategies.adapter import Answerer, Part
 from toolkit.strategies.bench import Bench
 from toolkit.strategies.strategy import NamedAdapter, Strategy
 from toolkit.strategies.system import System
+from toolkit.strategies.trials import KnownTrials
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import FittingSplit, TrainingTask
 
@@ -45,7 +46,8 @@ class PartContext:
         self._system = system
         self.seed = derive(seed, "fit")
         self.folder = folder
-        self.trials: list[float] = []
+        self._known = KnownTrials(folder / "trials.jsonl")
+        self.trials: list[float] = list(self._known.values)
         self.cached_seconds = 0.0
 
     @property
@@ -67,6 +69,10 @@ class PartContext:
     @property
     def encoder(self) -> Encoder:
         return self._bench.encoder
+
+    @property
+    def primary(self) -> Metric:
+        return self._bench.primary
 
     @property
     def meter(self) -> Meter:
@@ -105,11 +111,15 @@ class PartContext:
         return pairs
 
     def validate(self, part: Part) -> float:
+        known = self._known.get(part.weights)
+        if known is not None:
+            return known
         bench, before = self._bench, self._before
         stack = Strategy(before.strategy.name, (*before.strategy.adapters, self._adapter))
         outputs = System(stack, [*before.parts, part], bench.model, bench.conditions).answer(self.task.validation)
         value = primary_value(self.task.validation, outputs, bench.primary, bench.conditions.contract)
         self.trials.append(value)
+        self._known.put(part.weights, value)
         bench.meter.event("trial", strategy=before.strategy.name, value=value)
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,6 @@ class TuneAdapter(Adapter, TuneSettings):
         for notice in self.settings.notices():
             meter.event("notice", text=f"tune: {notice}", settled=True)
 
-        def on_step(step: int, steps: int, loss: float, tokens: int) -> None:
-            meter.event("train", step=step, steps=steps, loss=loss, tokens=tokens)
-
         with meter.stage("train") as amounts:
             result = train(
                 context.model.module,
@@ -61,7 +59,9 @@ class TuneAdapter(Adapter, TuneSettings):
                 self.settings,
                 folder=context.folder / "adapter",
                 seed=context.seed,
-                on_step=on_step,
+                on_step=lambda report: meter.event("train", **asdict(report)),
+                on_look=lambda look: meter.event("validated", metric=context.primary.name, **asdict(look)),
+                validate=lambda state: _value(context, TunedWeights(state)),
                 stop=context.renderer.stop,
                 bos=context.renderer.bos,
             )
@@ -96,6 +96,12 @@ def _sequences(context: FitContext) -> list[TrainingSequence]:
         heading = "training would not match asking; make both with the same `Renderer`"
         raise FairnessError(listing(problems[:SHOWN_PROBLEMS] + more, heading))
     return sequences
+
+
+def _value(context: FitContext, part: Part) -> float:
+    """The primary metric on validation, so that more is better."""
+    value = context.validate(part)
+    return value if context.primary.higher_is_better else -value
 
 
 class TunedWeights(Part):

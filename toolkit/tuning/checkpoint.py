@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import write_atomically
+from toolkit.tuning.objective import Item
 from toolkit.tuning.settings import TuneSettings
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def training_key(module: Any, sequences: Sequence[TrainingSequence], settings: TuneSettings, seed: int) -> str:
+class State(NamedTuple):
+    """What has been done: the loss of each step, and each look at validation as (steps before it, value)."""
+
+    losses: list[float]
+    looks: list[tuple[int, float]]
+
+
+def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, seed: int) -> str:
     """sha256 of what decides a training's result; where checkpoints are written does not count, nor how often."""
     digest = hashlib.sha256(tensors_digest(module).encode())
     digest.update(settings.model_dump_json(exclude={"checkpoint_every"}).encode())
     digest.update(f"\0{seed}\0".encode())
-    for sequence in sequences:
-        digest.update(f"{sequence.token_ids}{sequence.supervised}\n".encode())
+    for item in items:
+        for sequence in (item,) if isinstance(item, TrainingSequence) else item:
+            digest.update(f"{sequence.token_ids}{sequence.supervised}\n".encode())
     return digest.hexdigest()
 
 
-def write(folder: Path, key: str, weights: Any, optimiser: Any, losses: Sequence[float]) -> None:
-    """The adapter's weights, the optimiser's moments and the losses of the steps done.
+def write(folder: Path, key: str, weights: Any, optimiser: Any, done: State) -> None:
+    """The trained weights, the optimiser's moments and what has been done.
 
     Args:
         weights: the vector whose parts, one behind the other, are what the optimiser holds.
@@ -40,26 +49,31 @@ def write(folder: Path, key: str, weights: Any, optimiser: Any, losses: Sequence
     state = {name: torch.cat([one[name].reshape(-1) for one in states]) for name in _MOMENTS}
     tensors = {name: tensor.detach().cpu() for name, tensor in {"weights": weights, **state}.items()}
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    story = json.dumps({"key": key, "losses": list(losses)})
+    story = json.dumps({"key": key, **done._asdict()})
     write_atomically(folder / FOLDER / FILE, save(tensors, metadata={"training": story}))
 
 
-def resume(folder: Path, key: str, weights: Any, optimiser: Any) -> list[float]:
-    """Puts a written state back and gives the losses of the steps done: none where no state of this training is."""
+def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callable[[State], bool]) -> State:
+    """Puts a written state back and says what has been done: nothing where no state of this training is.
+
+    Args:
+        usable: whether a training can go on from what has been done.
+    """
     import torch
     from safetensors import SafetensorError, safe_open
 
     path = folder / FOLDER / FILE
     if not path.is_file():
-        return []
+        return State([], [])
     try:
         with safe_open(str(path), framework="pt") as file:
             story = json.loads(file.metadata()["training"])
             tensors = {name: file.get_tensor(name) for name in ("weights", *_MOMENTS)}
-            if story["key"] != key:
-                return []
+            done = State([float(loss) for loss in story["losses"]], [(int(at), float(v)) for at, v in story["looks"]])
+            if story["key"] != key or not usable(done):
+                return State([], [])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return []  # unreadable: the training starts again, which gives the same adapter
+        return State([], [])  # unreadable: the training starts again, which gives the same adapter
     with torch.no_grad():
         weights.copy_(tensors["weights"])
     parts = _parts(optimiser)
@@ -67,7 +81,7 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any) -> list[float]:
         sizes = [1 if name == "step" else part.numel() for part in parts]
         for part, tensor in zip(parts, tensors[name].split(sizes), strict=True):
             optimiser.state[part][name] = tensor[0].clone() if name == "step" else tensor.to(part.device, copy=True)
-    return [float(loss) for loss in story["losses"]]
+    return done
 
 
 def remove(folder: Path) -> None:

@@ -6,36 +6,48 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolkit.errors import DataError, listing
-from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.loss import supervised_count
+from toolkit.rendering.prompt import Preference, TrainingSequence
+from toolkit.tuning.objective import Item, supervised_count
 
 SHOWN_PROBLEMS = 5
 """Sequences named for each fault, so that one that is everywhere does not hide another."""
 
 
-def check_sequences(
-    module: Any, sequences: Sequence[TrainingSequence], stop: Sequence[int] = (), bos: int | None = None
+def check_items(
+    module: Any,
+    items: Sequence[Item],
+    stop: Sequence[int] = (),
+    bos: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Refuses sequences that cannot be learnt from, all faults at once.
+    """Refuses what cannot be learnt from, all faults at once.
 
     Args:
         module: the model to be trained.
+        items: sequences, or preferences.
         stop: the ids that end every answer, in their order (a `Renderer`'s `stop`); empty where answers have no end,
             as in raw text.
         bos: the id that opens a sequence at most once.
+        names: of the items; by default they are counted from 0.
 
     Raises:
-        DataError: there are no sequences; or a sequence (counted from 0) has nothing supervised, exceeds the model's
-            context, holds an id that the model does not know, does not teach where an answer ends, or opens twice.
+        DataError: there is nothing; or a sequence has nothing supervised, exceeds the model's context, holds an id that
+            the model does not know, does not teach where an answer ends, or opens twice; or the two answers of a
+            preference are the same, or of different prompts.
     """
-    if not sequences:
+    if not items:
         raise DataError("there are no training sequences")
+    if len({type(item) for item in items}) > 1:
+        raise DataError("sequences and preferences cannot be learnt from in one training: give the one or the other")
     by_fault: dict[str, list[str]] = {}
     context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
     known = module.get_input_embeddings().weight.shape[0]
-    for index, sequence in enumerate(sequences):
+    for name, sequence in _named(items, names):
         for fault, said in _faults(sequence, context, known, tuple(stop), bos):
-            by_fault.setdefault(fault, []).append(f"sequence {index}: {said}")
+            by_fault.setdefault(fault, []).append(f"{name}: {said}")
+    for name, pair in _pairs(items, names):
+        if (why := _undecided(pair)) is not None:
+            by_fault.setdefault("no preference", []).append(f"{name}: {why}")
     problems: list[str] = []
     for fault, found in by_fault.items():
         problems += found[:SHOWN_PROBLEMS]
@@ -43,6 +55,36 @@ def check_sequences(
             problems.append(f"and {len(found) - SHOWN_PROBLEMS} more: {fault}")
     if problems:
         raise DataError(listing(problems, "these sequences cannot be trained on"))
+
+
+def _named(items: Sequence[Item], names: Sequence[str] | None) -> Iterator[tuple[str, TrainingSequence]]:
+    for index, item in enumerate(items):
+        if isinstance(item, Preference):
+            name = _name("preference", index, names)
+            yield f"{name}, chosen", item.chosen
+            yield f"{name}, rejected", item.rejected
+        else:
+            yield _name("sequence", index, names), item
+
+
+def _name(kind: str, index: int, names: Sequence[str] | None) -> str:
+    return f"{kind} {index}" if names is None else names[index]
+
+
+def _pairs(items: Sequence[Item], names: Sequence[str] | None) -> Iterator[tuple[str, Preference]]:
+    for index, item in enumerate(items):
+        if isinstance(item, Preference):
+            yield _name("preference", index, names), item
+
+
+def _undecided(pair: Preference) -> str | None:
+    """Why a pair tells nothing of what is preferred."""
+    if pair.chosen.token_ids == pair.rejected.token_ids:
+        return "the chosen answer is the rejected one; leave it out"
+    prompts = [one.token_ids[: one.supervised.index(True)] for one in pair if True in one.supervised]
+    if len(prompts) == 2 and prompts[0] != prompts[1]:
+        return "its two answers are to different prompts"
+    return None
 
 
 def _faults(

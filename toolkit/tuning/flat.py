@@ -9,24 +9,35 @@ import torch
 
 
 class FlatWeights:
-    """Parameters as views of one fp32 vector [P], their gradients as views of another."""
+    """Parameters as one fp32 vector [P], their gradients as another.
+
+    A parameter in fp32 becomes a view of it, gradient and all. One in another dtype (a base's own, in full fine-tuning)
+    keeps its dtype and is the vector's rounding: `collect` brings its gradient here, `publish` what it has become.
+    """
 
     def __init__(self, parameters: Sequence[Any], last: Collection[Any] = ()) -> None:
-        """The parameters become views, in the order given.
+        """The parameters lie in the order given.
 
         Args:
             last: those of `parameters` that lie behind all others, so that they can have a learning rate of their own.
         """
         behind = {id(one) for one in last}
         parameters = sorted(parameters, key=lambda one: id(one) in behind)
-        self.vector = torch.nn.Parameter(torch.cat([one.detach().reshape(-1) for one in parameters]))
+        widest = [torch.promote_types(one.dtype, torch.float32) for one in parameters]
+        self.vector = torch.nn.Parameter(
+            torch.cat([one.detach().to(dtype).reshape(-1) for one, dtype in zip(parameters, widest, strict=True)])
+        )
         self.vector.grad = torch.zeros_like(self.vector)
         self._places: dict[int, slice] = {}
+        self._rounded: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
         start = 0
         for one in parameters:
             place = slice(start, start + one.numel())
-            one.data = self.vector.data[place].view_as(one)
-            one.grad = self.vector.grad[place].view_as(one)
+            values, gradient = self.vector.data[place].view_as(one), self.vector.grad[place].view_as(one)
+            if one.dtype == self.vector.dtype:
+                one.data, one.grad = values, gradient
+            else:
+                self._rounded.append((one, values, gradient))
             self._places[id(one)] = place
             start = place.stop
         self._cut = start - sum(one.numel() for one in parameters if id(one) in behind)
@@ -43,6 +54,19 @@ class FlatWeights:
     def place(self, parameter: Any) -> slice:
         """Where a parameter lies."""
         return self._places[id(parameter)]
+
+    def collect(self) -> None:
+        """After each pass: gradients that are not views are added to the vector's, and given up."""
+        for parameter, _, gradient in self._rounded:
+            if parameter.grad is not None:
+                gradient += parameter.grad
+                parameter.grad = None
+
+    def publish(self) -> None:
+        """Once the vector has changed: parameters that are not views of it take its values."""
+        with torch.no_grad():
+            for parameter, values, _ in self._rounded:
+                parameter.copy_(values)
 
     @property
     def gradient(self) -> torch.Tensor:

@@ -10,42 +10,20 @@ Letters: N packed tokens, M predicting ones, D hidden, H key-value heads, G quer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from toolkit.tuning.attention import Rules, attend, attend_backward
+from toolkit.tuning.elements import Norm, Turn, norm_of
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.groups import Group, Linear, Update
 from toolkit.tuning.loss import frozen_head
+from toolkit.tuning.objective import OfTokens, summed
 from toolkit.tuning.packing import Packed
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-
-
-class Norm(NamedTuple):
-    """Root mean square normalisation with a weight."""
-
-    weight: torch.Tensor
-    epsilon: float
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [..., D] normalised, and the factor of each row [..., 1] in fp32, rounded where the stock model rounds."""
-        factor = self.factor(x)
-        return self.again(x, factor), factor
-
-    def factor(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.to(_wide(x.dtype))
-        return torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
-
-    def again(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        return (x * factor).to(x.dtype).mul_(self.weight)
-
-    def backward(self, gradient: torch.Tensor, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        scaled, normal = (gradient * self.weight).to(factor.dtype), x * factor
-        along = (scaled * normal).mean(-1, keepdim=True)
-        return scaled.addcmul_(normal, along, value=-1).mul_(factor).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -84,30 +62,6 @@ class Kept:
     small_down: torch.Tensor
 
 
-class Turn(NamedTuple):
-    """Rotary positions: cosine and sine [N, 1, d / 2]."""
-
-    cosine: torch.Tensor
-    sine: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._turned(x, 1)
-
-    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        return self._turned(gradient, -1)
-
-    def _turned(self, x: torch.Tensor, way: int) -> torch.Tensor:
-        half = x.shape[-1] // 2
-        first, second = x[..., :half], x[..., half:]
-        found = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        torch.mul(first, self.cosine, out=found[..., :half]).addcmul_(second, self.sine, value=-way)
-        torch.mul(second, self.cosine, out=found[..., half:]).addcmul_(first, self.sine, value=way)
-        return found
-
-    def at(self, places: torch.Tensor) -> Turn:
-        return Turn(self.cosine[places], self.sine[places])
-
-
 class FusedStep:
     """Loss and gradient of a pass over a decoder of the Llama kind whose linear layers have LoRA updates.
 
@@ -119,7 +73,7 @@ class FusedStep:
 
     def __init__(self, module: Any, weights: FlatWeights, recompute: bool = False) -> None:
         decoder = module.get_decoder()
-        self._embeddings, self._norm = decoder.embed_tokens, _norm(decoder.norm)
+        self._embeddings, self._norm = decoder.embed_tokens, norm_of(decoder.norm)
         self._rotary, self._head = decoder.rotary_emb, module.get_output_embeddings()
         self._weights, self._recompute = weights, recompute
         self._compute = torch.empty(len(weights.vector), dtype=module.dtype, device=module.device)
@@ -128,14 +82,15 @@ class FusedStep:
         self._scaled: list[tuple[torch.Tensor, float]] = []
         self._layers = [self._layer(layer) for layer in decoder.layers]
 
-    def __call__(self, batch: Packed, share: float) -> torch.Tensor:
-        """Adds `share` times the gradient of the batch's summed loss to the weights' and gives that summed loss."""
+    def __call__(self, batch: Packed, share: float, of_tokens: OfTokens = summed) -> torch.Tensor:
+        """Adds `share` times the gradient of the batch's loss to the weights' and gives that loss.
+
+        Args:
+            of_tokens: the batch's loss by those of its tokens.
+        """
         with torch.no_grad():
             self._refresh()
-            x = self._embeddings(batch.ids)
-            cosine, sine = self._rotary(x[None], batch.positions[None])
-            half = cosine.shape[-1] // 2
-            turn = Turn(cosine[0, :, None, :half], sine[0, :, None, :half])
+            x, turn = self._begin(batch)
             kept: list[Kept | torch.Tensor] = []
             for layer in self._layers[:-1]:
                 found, after = self._forward(layer, x, turn, batch, last=False)
@@ -143,7 +98,10 @@ class FusedStep:
                 x = after
             last, x = self._forward(self._layers[-1], x, turn, batch, last=True)
             states, factor = self._norm.forward(x)
-            loss, gradient = frozen_head(states, self._head.weight, self._head.bias, batch.targets)
+            losses, gradient = frozen_head(states, self._head.weight, self._head.bias, batch.targets)
+            loss = of_tokens(losses)
+            if loss.slopes is not None:
+                gradient *= loss.slopes[:, None]
             gradient = self._norm.backward(gradient.mul_(share), x, factor)
             backwards = self._backward(self._layers[-1], last, gradient, turn, batch, True, len(self._layers) > 1)
             for index in reversed(range(len(self._layers) - 1)):
@@ -152,7 +110,24 @@ class FusedStep:
                     found, _ = self._forward(layer, found, turn, batch, last=False)
                 assert backwards is not None
                 backwards = self._backward(layer, found, backwards, turn, batch, False, index > 0)
-        return loss
+        return loss.total
+
+    def token_losses(self, batch: Packed) -> torch.Tensor:
+        """The loss of each of the batch's supervised tokens [M] in nats; nothing is kept."""
+        with torch.no_grad():
+            self._refresh()
+            x, turn = self._begin(batch)
+            for layer in self._layers:
+                _, x = self._forward(layer, x, turn, batch, last=layer is self._layers[-1])
+            states, _ = self._norm.forward(x)
+            return frozen_head(states, self._head.weight, self._head.bias, batch.targets)[0]
+
+    def _begin(self, batch: Packed) -> tuple[torch.Tensor, Turn]:
+        """What enters the first layer [N, D], and the rotary positions."""
+        x = self._embeddings(batch.ids)
+        cosine, sine = self._rotary(x[None], batch.positions[None])
+        half = cosine.shape[-1] // 2
+        return x, Turn(cosine[0, :, None, :half], sine[0, :, None, :half])
 
     def _refresh(self) -> None:
         """The weights as they are now, in the model's dtype, B times its scale."""
@@ -232,12 +207,12 @@ class FusedStep:
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         window = getattr(attention.config, "sliding_window", None)  # where layers differ, each has its own
         return Layer(
-            before_attention=_norm(layer.input_layernorm),
+            before_attention=norm_of(layer.input_layernorm),
             attention=self._group(attention.q_proj, attention.k_proj, attention.v_proj),
-            query_norm=None if query_norm is None else _norm(query_norm),
-            key_norm=None if key_norm is None else _norm(key_norm),
+            query_norm=None if query_norm is None else norm_of(query_norm),
+            key_norm=None if key_norm is None else norm_of(key_norm),
             out=self._group(attention.o_proj),
-            before_mlp=_norm(layer.post_attention_layernorm),
+            before_mlp=norm_of(layer.post_attention_layernorm),
             gates=self._group(mlp.gate_proj, mlp.up_proj),
             down=self._group(mlp.down_proj),
             rules=Rules(attention.scaling, window=getattr(attention, "sliding_window", window)),
@@ -283,11 +258,3 @@ def in_order(module: Any) -> list[Any]:
             found += [one.lora_A[name].weight for one, name in adapted]
             found += [one.lora_B[name].weight for one, name in adapted]
     return found
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(module.weight, float(module.variance_epsilon))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

@@ -31,11 +31,6 @@ class Batch(NamedTuple):
     targets: torch.Tensor
 
 
-def supervised_count(sequence: TrainingSequence) -> int:
-    """Supervised tokens that something stands before, so that they can be predicted."""
-    return sum(sequence.supervised[1:])
-
-
 def collate(sequences: Sequence[TrainingSequence], device: Any) -> Batch:
     """Sequences as one padded batch."""
     width = max(len(sequence.token_ids) for sequence in sequences)
@@ -50,29 +45,29 @@ def collate(sequences: Sequence[TrainingSequence], device: Any) -> Batch:
     return Batch(torch.tensor(ids).to(device), rows.to(device), columns.to(device), targets.to(device))
 
 
-def loss_sum(module: Any, batch: Batch, head_is_plain: bool) -> torch.Tensor:
-    """Cross-entropy summed over the batch's N supervised tokens: a scalar of at least fp32 (nats)."""
+def token_losses(module: Any, batch: Batch, head_is_plain: bool) -> torch.Tensor:
+    """Cross-entropy of each of the batch's supervised tokens: [N] of at least fp32 (nats)."""
     if not head_is_plain:
         logits = module(input_ids=batch.ids, use_cache=False).logits[batch.rows, batch.columns]
-        return functional.cross_entropy(_at_least_fp32(logits), batch.targets, reduction="sum")
+        return functional.cross_entropy(_at_least_fp32(logits), batch.targets, reduction="none")
     hidden = module.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
     head = module.get_output_embeddings()
-    total: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.rows, batch.columns], head.weight, head.bias, batch.targets)
-    return total
+    found: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.rows, batch.columns], head.weight, head.bias, batch.targets)
+    return found
 
 
-def packed_loss_sum(module: Any, batch: Packed, head_is_plain: bool) -> torch.Tensor:
-    """`loss_sum` of a packed pass, through a model whose attention is ours."""
+def packed_token_losses(module: Any, batch: Packed, head_is_plain: bool) -> torch.Tensor:
+    """`token_losses` of a packed pass, through a model whose attention is ours."""
     ids, positions = batch.ids[None], batch.positions[None]
     if not head_is_plain:
         output = module(
             input_ids=ids, position_ids=positions, use_cache=False, bands=batch.bands, logits_to_keep=batch.predicting
         )
-        return functional.cross_entropy(_at_least_fp32(output.logits[0]), batch.targets, reduction="sum")
+        return functional.cross_entropy(_at_least_fp32(output.logits[0]), batch.targets, reduction="none")
     output = module.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, bands=batch.bands)
     head, hidden = module.get_output_embeddings(), output.last_hidden_state[0]
-    total: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.predicting], head.weight, head.bias, batch.targets)
-    return total
+    found: torch.Tensor = FrozenHeadLoss.apply(hidden[batch.predicting], head.weight, head.bias, batch.targets)
+    return found
 
 
 def has_plain_head(module: Any) -> bool:
@@ -100,37 +95,37 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
     def forward(
         context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
-        """hidden [N, D], weight [V, D], bias [V], targets [N] -> scalar."""
-        total, gradient = frozen_head(hidden, weight, bias, targets)
+        """hidden [N, D], weight [V, D], bias [V], targets [N] -> [N]."""
+        losses, gradient = frozen_head(hidden, weight, bias, targets)
         context.save_for_backward(gradient)
-        return total
+        return losses
 
     @staticmethod
     def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = context.saved_tensors
-        return gradient * upstream, None, None, None
+        return (gradient * upstream[:, None]).to(gradient.dtype), None, None, None
 
 
 def frozen_head(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of a linear head that is not trained, and the gradient of the hidden states [N, D].
+    """Each token's cross-entropy [N] under a linear head that is not trained, and its gradient at its state [N, D].
 
     As the head needs no gradient, that of the hidden states can be formed chunk by chunk in the forward pass: two
     products a chunk, and no logits kept. The idea is Liger's fused linear cross-entropy, here on supervised rows only.
     """
     gradient = torch.empty_like(hidden)
-    total = torch.zeros((), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
+    losses = torch.empty(len(hidden), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
     for start in range(0, len(hidden), HEAD_ROWS):
         chunk = slice(start, start + HEAD_ROWS)
         logits = _at_least_fp32(functional.linear(hidden[chunk], weight, bias))
         chosen = targets[chunk].unsqueeze(1)
         norm = torch.logsumexp(logits, dim=1, keepdim=True)
-        total += (norm - logits.gather(1, chosen)).sum()
+        losses[chunk] = (norm - logits.gather(1, chosen))[:, 0]
         probabilities = logits.sub_(norm).exp_()
         probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
         gradient[chunk] = probabilities.to(hidden.dtype) @ weight
-    return total, gradient
+    return losses, gradient
 
 
 def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:

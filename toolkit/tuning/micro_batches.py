@@ -6,36 +6,32 @@ from collections.abc import Sequence
 
 import torch
 
-from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.batches import Rows, passes
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.loss import supervised_count
+from toolkit.tuning.objective import Objective
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.step import Step
 
 
 class MicroBatches:
-    """Cuts steps into passes of at most so many tokens, or so many sequences.
+    """Cuts steps into passes of at most so many tokens, or so many rows.
 
     Attributes:
         most_tokens, most_rows: of a pass, as they are now; `most_rows` None leaves it to the tokens.
         halvings: how often the memory did not suffice.
     """
 
-    def __init__(
-        self, step: Step, weights: FlatWeights, sequences: Sequence[TrainingSequence], settings: TuneSettings
-    ) -> None:
-        self._step, self._weights, self._sequences = step, weights, sequences
-        self._lengths = [len(sequence.token_ids) for sequence in sequences]
+    def __init__(self, step: Step, weights: FlatWeights, objective: Objective, settings: TuneSettings) -> None:
+        self._step, self._weights, self._objective = step, weights, objective
         self.most_tokens = settings.micro_batch_tokens
         self.most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
         self.halvings = 0
 
     def accumulate(self, rows: Rows) -> float:
-        """Sets the gradient of the mean loss over all supervised tokens of a step, and gives that loss (nats).
+        """Sets the gradient of a step's loss, the mean over what its rows count, and gives that loss.
 
         Raises:
-            torch.OutOfMemoryError: not even one sequence fits.
+            torch.OutOfMemoryError: not even one row fits.
         """
         while True:
             cut = self.cut(rows)
@@ -50,13 +46,17 @@ class MicroBatches:
 
     def cut(self, rows: Rows) -> list[Rows]:
         """A step's passes."""
-        return passes(rows, self._lengths, self.most_tokens, self.most_rows, self._tokens)
+        return passes(rows, self._objective.lengths, self.most_tokens, self.most_rows, self._tokens)
 
     def _accumulated(self, cut: Sequence[Rows]) -> float:
+        self._weights.collect()  # what a pass that ran out of memory left
         self._weights.gradient.zero_()
-        supervised = sum(supervised_count(self._sequences[row]) for rows in cut for row in rows)
-        losses = [self._step([self._sequences[row] for row in rows], 1 / supervised) for rows in cut]
-        return sum(map(float, losses)) / supervised
+        counted = sum(self._objective.weights[row] for rows in cut for row in rows)
+        losses = []
+        for rows in cut:
+            losses.append(self._step(self._objective.sequences(rows), 1 / counted, self._objective.of_tokens(rows)))
+            self._weights.collect()
+        return sum(map(float, losses)) / counted
 
     def _halve(self, cut: Sequence[Rows]) -> None:
         self.halvings += 1
@@ -66,4 +66,4 @@ class MicroBatches:
             self.most_tokens = max(self._tokens(rows) for rows in cut) // 2
 
     def _tokens(self, rows: Rows) -> int:
-        return self._step.tokens([self._sequences[row] for row in rows])
+        return self._step.tokens(self._objective.sequences(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.objective import OfTokens, summed
 
 if TYPE_CHECKING:
     from toolkit.tuning.step import Step
@@ -27,12 +28,17 @@ class Noisy:
         self._lengths: list[int] = []
         module.get_input_embeddings().register_forward_hook(self._add)
 
-    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor:
         self._lengths = [len(sequence.token_ids) for sequence in sequences]
         try:
-            return self._step(sequences, share)
+            return self._step(sequences, share, of_tokens)
         finally:
             self._lengths = []
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        return self._step.token_losses(sequences)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return self._step.tokens(sequences)

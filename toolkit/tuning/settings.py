@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _RATES: tuple[tuple[float, float], ...] = ((1e9, 1e-3), (1e10, 3e-4))
 _RATE_OF_LARGE_MODELS = 1e-4
@@ -12,10 +12,16 @@ _RATE_OF_LARGE_MODELS = 1e-4
 FULL_TUNING_RATE = 3e-5
 """Rates below it are usual where all weights are trained; low-rank updates want about ten times as much."""
 
+LOW_RANK_RATE = 2e-4
+"""Rates above it are usual for low-rank updates; where all weights are trained they often ruin the model."""
+
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-Method = Literal["lora", "rslora", "dora", "pissa", "olora"]
+Method = Literal["lora", "rslora", "dora", "pissa", "olora", "full"]
+
+_OF_LOW_RANK = ("rank", "alpha", "rank_pattern", "alpha_pattern", "b_rate_ratio", "dropout", "target_modules")
+_FULL_RATE, _PREFERENCE_RATE = 1 / 10, 1 / 20
 
 
 class TuneSettings(BaseModel):
@@ -27,7 +33,8 @@ class TuneSettings(BaseModel):
             it goes through autograd), `pissa` starts from the weights' largest singular vectors (Meng et al. 2024),
             `olora` from their QR decomposition (Büyükakyüz 2024). The last two rewrite the base: they train on a
             private copy, and what they learnt is saved as plain LoRA of twice the rank. On a base in bfloat16 that copy
-            is rounded again, so that what answers is not quite what was trained: load it in float32 for them.
+            is rounded again, so that what answers is not quite what was trained: load it in float32 for them. `full`
+            trains a copy of all weights instead, through autograd: 16 bytes a parameter, and as much disk as the model.
         rank: of the adapter's matrices; its capacity. `auto` is the smallest power of two in 8 ... 256 with which at
             least as many parameters are trained as tokens are supervised ("LoRA Without Regret": capacity should not
             bind). 16, as errors of the learning rate cost more than those of the rank.
@@ -41,7 +48,10 @@ class TuneSettings(BaseModel):
             numbers (NEFTune, Jain et al. 2023, who try 5 to 15). 0, as its gains are in open-ended answers; with it,
             training goes through autograd and shares no prefix.
         target_modules: `all-linear` is every linear layer but the output head; or names of layers.
-        learning_rate: the peak. `auto` is 1e-3 below 1 billion parameters, 3e-4 below 10 billion, else 1e-4.
+        learning_rate: the peak. `auto` is 1e-3 below 1 billion parameters, 3e-4 below 10 billion, else 1e-4; of `full`
+            a tenth of it, and for preferences a twentieth.
+        dpo_beta: for preferences (DPO, Rafailov et al. 2023): how much the margin between two answers counts; the
+            smaller it is, the further the model may go from what it was. 0.1, as in the paper.
         epochs: passes over the sequences.
         max_steps: stop after so many steps; the schedule then ends there too.
         effective_batch_size: sequences an optimiser step.
@@ -53,6 +63,9 @@ class TuneSettings(BaseModel):
         schedule: how the rate goes on after the warm-up: `linear` or `cosine` towards 0, or `constant`.
         beta1, beta2, weight_decay: of AdamW.
         clip: the largest norm of a step's gradient.
+        validate_every: steps between looks at validation, the first before any step and one at the end; the state that
+            does best there is kept. 0 keeps the last: each look is a trial that a rival did not have.
+        patience: stop after so many looks in a row that brought nothing better. None never stops.
         checkpoint_every: steps after which the state is written down, so that a killed training goes on; 0 is never.
     """
 
@@ -68,6 +81,7 @@ class TuneSettings(BaseModel):
     neftune_alpha: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     learning_rate: Literal["auto"] | Positive = "auto"
+    dpo_beta: Positive = 0.1
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     effective_batch_size: int = Field(default=8, ge=1)
@@ -79,19 +93,41 @@ class TuneSettings(BaseModel):
     beta2: Share = 0.95
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     clip: Positive = 1.0
+    validate_every: int = Field(default=0, ge=0)
+    patience: AtLeastOne | None = None
     checkpoint_every: int = Field(default=25, ge=0)
 
-    def resolved_learning_rate(self, parameters: int) -> float:
+    @model_validator(mode="after")
+    def _fields_that_apply(self) -> TuneSettings:
+        defaults = type(self).model_fields
+        unread = [
+            name
+            for name in _OF_LOW_RANK
+            if getattr(self, name) != defaults[name].get_default(call_default_factory=True)
+        ]
+        if self.method == "full" and unread:
+            raise ValueError(f"method `full` trains the weights themselves and has no {', '.join(unread)}")
+        if self.patience is not None and not self.validate_every:
+            raise ValueError("patience counts looks at validation: set `validate_every` too")
+        return self
+
+    def resolved_learning_rate(self, parameters: int, preferences: bool = False) -> float:
         """The peak learning rate for a base of so many parameters."""
         if self.learning_rate != "auto":
             return self.learning_rate
-        return next((rate for below, rate in _RATES if parameters < below), _RATE_OF_LARGE_MODELS)
+        rate = next((rate for below, rate in _RATES if parameters < below), _RATE_OF_LARGE_MODELS)
+        return rate * (_FULL_RATE if self.method == "full" else 1) * (_PREFERENCE_RATE if preferences else 1)
 
-    def notices(self) -> tuple[str, ...]:
+    def notices(self, preferences: bool = False) -> tuple[str, ...]:
         """What is allowed but rarely meant."""
-        if self.learning_rate == "auto" or self.learning_rate >= FULL_TUNING_RATE:
+        if self.learning_rate == "auto" or preferences:
             return ()
-        return (
-            f"learning_rate: {self.learning_rate:g} looks like a learning rate of full fine-tuning; low-rank updates "
-            "want about ten times as much, and `auto` chooses by the model's size",
-        )
+        said = f"learning_rate: {self.learning_rate:g} looks like a learning rate of"
+        if self.method != "full" and self.learning_rate < FULL_TUNING_RATE:
+            return (
+                f"{said} full fine-tuning; low-rank updates want about ten times as much, and `auto` chooses by the "
+                "model's size",
+            )
+        if self.method == "full" and self.learning_rate > LOW_RANK_RATE:
+            return (f"{said} low-rank updates; where all weights are trained, a tenth of it is usual",)
+        return ()

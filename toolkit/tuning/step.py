@@ -1,41 +1,39 @@
-"""Who computes the loss and the gradient of a pass: the step by hand, or the stock model.
+"""Who computes the loss and the gradient of a pass: the step by hand, or the stock model, packed or padded.
 
-A step is called with sequences and a share, adds `share` times the gradient of their summed loss to that of the trained
-tensors, and gives the summed loss (nats). By hand where it is proven, packed through the stock model where only the
-attention is, padded where nothing is known; the reason is recorded.
+A step is called with sequences, a share and an objective's `of_tokens`, adds `share` times the gradient of the pass's
+loss to that of the trained tensors, and gives that loss. `choosing` says which is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
-from toolkit.inference.families import why_unknown
-from toolkit.models.one_rounding import OneRoundingLinear
-from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FAMILIES, FusedStep, in_order
-from toolkit.tuning.loss import collate, has_plain_head, loss_sum, packed_loss_sum
-from toolkit.tuning.methods import UP
-from toolkit.tuning.noise import Noisy
+from toolkit.tuning.fused import FusedStep
+from toolkit.tuning.loss import collate, has_plain_head, packed_token_losses, token_losses
+from toolkit.tuning.objective import OfTokens, summed
+from toolkit.tuning.packing import Packed as Pass
 from toolkit.tuning.packing import pack, packed_size
 
 NAME = "toolkit_training"
 PLAIN_ATTENTION_TOKENS = 256
-PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12), (5, 7, 3, 11, 2, 9, 6, 13, 10, 1))
-PROBE_LAYERS, PROBE_WORDS = 2, 14
-LARGEST_ERROR = 1e-3
-"""Of a probe's gradient against the stock model's, relative to its length."""
 
 
 class Step(Protocol):
     """What computes a pass."""
 
-    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor: ...
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor: ...
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        """The loss of each supervised token [N] in nats, in the order of the sequences, without chance or gradient."""
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         """Tokens a pass over these sequences computes."""
@@ -47,11 +45,19 @@ class ByHand:
     def __init__(self, module: Any, weights: FlatWeights, recompute: bool = False) -> None:
         self._device, self._step = module.device, FusedStep(module, weights, recompute)
 
-    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
-        return self._step(pack(sequences, self._step.heads, self._device, share=True), share)
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor:
+        return self._step(self._packed(sequences), share, of_tokens)
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        return self._step.token_losses(self._packed(sequences))
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return packed_size(sequences, share=True)
+
+    def _packed(self, sequences: Sequence[TrainingSequence]) -> Pass:
+        return pack(sequences, self._step.heads, self._device, share=True)
 
 
 class Packed:
@@ -71,14 +77,21 @@ class Packed:
         self._heads = (kinds, config.num_attention_heads // kinds)
         self._module, self._shares = module, shares
 
-    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
-        batch = pack(sequences, self._heads, self._module.device, self._shares)
-        loss = packed_loss_sum(self._module, batch, self._plain_head)
-        (loss * share).backward()
-        return loss.detach()
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor:
+        return _backwards(self._losses(sequences), share, of_tokens)
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        with _without_chance(self._module):
+            return self._losses(sequences)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return packed_size(sequences, self._shares)
+
+    def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        batch = pack(sequences, self._heads, self._module.device, self._shares)
+        return packed_token_losses(self._module, batch, self._plain_head)
 
 
 class Padded:
@@ -93,125 +106,40 @@ class Padded:
             module.set_attn_implementation("eager")
         self._module, self._plain_head = module, has_plain_head(module)
 
-    def __call__(self, sequences: Sequence[TrainingSequence], share: float) -> torch.Tensor:
-        loss = loss_sum(self._module, collate(sequences, self._module.device), self._plain_head)
-        (loss * share).backward()
-        return loss.detach()
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor:
+        return _backwards(self._losses(sequences), share, of_tokens)
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        with _without_chance(self._module):
+            return self._losses(sequences)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return len(sequences) * max(len(sequence.token_ids) for sequence in sequences)
 
-
-def why_not_by_hand(module: Any, parameters: Sequence[Any], dropout: float) -> str | None:
-    """Why a module must be trained through autograd; None where the step by hand knows all there is to it."""
-    from torch.nn import Linear
-
-    config = module.config
-    if config.model_type not in FAMILIES:
-        return f"the family '{config.model_type}' is not among {', '.join(sorted(FAMILIES))}"
-    if dropout:
-        return "it has dropout"
-    for name, part in module.get_decoder().layers.named_modules():
-        if hasattr(part, "lora_A") and (type(part) is not OneRoundingLinear or part.only_adapter() is None):
-            return f"{name} is not plain LoRA"
-        if name.endswith("proj") and not hasattr(part, "lora_A") and type(part) is not Linear:
-            return f"{name} is a {type(part).__name__}"
-    if config.hidden_act not in ("silu", "swish"):
-        return f"its gate is {config.hidden_act}"
-    if {id(one) for one in parameters} != {id(one) for one in in_order(module)}:
-        return "more is trained than low-rank updates of its decoder's layers"
-    return None if has_plain_head(module) else "its logits are more than the head's product"
+    def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        return token_losses(self._module, collate(sequences, self._module.device), self._plain_head)
 
 
-def why_padded(module: Any) -> str | None:
-    """Why a module must be trained on padded rows; None where only attention mixes tokens, and by rules we know."""
-    config = module.config.get_text_config()
-    if reason := why_unknown(module):
-        return reason
-    chances = [name for name in ("attention_dropout", "attn_pdrop") if getattr(config, name, 0)]
-    return f"it has {chances[0]}" if chances else None
+def _backwards(losses: torch.Tensor, share: float, of_tokens: OfTokens) -> torch.Tensor:
+    """Through autograd, from the losses of a pass's tokens [N]."""
+    loss = of_tokens(losses.detach())
+    slopes = torch.ones_like(losses) if loss.slopes is None else loss.slopes
+    losses.backward(slopes * share)
+    return loss.total
 
 
-def choose(
-    module: Any,
-    adapted: Any,
-    dropout: float,
-    longest_tokens: int,
-    recompute: bool = False,
-    neftune_alpha: float = 0.0,
-) -> tuple[Step, FlatWeights, str]:
-    """The fastest step that is proven for a module in training mode, its trained tensors, and what was chosen and why.
-
-    A probe of two short sequences goes both ways, so a release of transformers that computes otherwise is found here.
-    """
-    trained = [(name, one) for name, one in adapted.named_parameters() if one.requires_grad]
-    parameters, ups = [one for _, one in trained], [one for name, one in trained if UP in name]
-    reason = "its embeddings get noise" if neftune_alpha else why_not_by_hand(module, parameters, dropout)
-    reason = reason or _apart(module, ByHand, in_order)
-    if reason is None:
-        weights = FlatWeights(in_order(module), last=ups)
-        return ByHand(module, weights, recompute), weights, "by hand"
-    weights = FlatWeights(parameters, last=ups)
-    if recompute:
-        module.gradient_checkpointing_enable()
-    padded = why_padded(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
-    step: Step
-    if padded is None:
-        step, how = Packed(module, shares=not (dropout or neftune_alpha)), f"packed, through autograd: {reason}"
-    else:
-        step, how = Padded(module, longest_tokens), f"padded, through autograd: {padded}"
-    return (Noisy(step, module, neftune_alpha) if neftune_alpha else step), weights, how
-
-
-def _apart(module: Any, make: Callable[[Any, FlatWeights], Step], order: Callable[[Any], list[Any]]) -> str | None:
-    """What tells a step's gradient from the stock model's on two short sequences; None where nothing does.
-
-    Asked of the model's first layers in fp32: bf16 is too coarse to tell a mistake from rounding. B starts at 0, where
-    most of LoRA has no gradient: for the probe it is shaken.
-    """
+@contextmanager
+def _without_chance(module: Any) -> Iterator[None]:
+    """No dropout, no noise, no gradient."""
+    was_training = module.training
+    module.eval()
     try:
-        small = _beginning(module)
-        weights = FlatWeights(order(small))
         with torch.no_grad():
-            shaken = torch.arange(len(weights.vector), dtype=torch.float32, device=module.device).mul_(12.9898).sin_()
-            weights.vector.add_(shaken, alpha=0.02)
-        rows = [TrainingSequence(ids, (False,) * 8 + (True,) * (len(ids) - 8)) for ids in PROBE]
-        loss_sum(small, collate(rows, module.device), has_plain_head(small)).backward()
-        wanted = weights.gradient.clone()
-        weights.gradient.zero_()
-        make(small, weights)(rows, 1.0)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a model that is not what it seems raises
-        return f"a probe fails ({type(error).__name__}: {error})"
-    apart = float((weights.gradient - wanted).norm() / wanted.norm())
-    if apart <= LARGEST_ERROR:
-        return None
-    return f"its gradient differs from the stock model's by {apart:.1e} on a dozen tokens"
-
-
-def _beginning(module: Any) -> Any:
-    """A copy of the first layers and of a few words' embeddings, in fp32 and without dropout."""
-    small = shared_copy(module)
-    decoder = small.get_decoder()
-    for name in ("layers", "h"):
-        if layers := getattr(decoder, name, None):
-            setattr(decoder, name, layers[:PROBE_LAYERS])
-            break
-    config = small.config.get_text_config()
-    config.num_hidden_layers = min(config.num_hidden_layers, PROBE_LAYERS)
-    for words in (small.get_input_embeddings(), small.get_output_embeddings()):
-        words.weight.data = words.weight.data[:PROBE_WORDS]
-        words.padding_idx = None
-        if getattr(words, "bias", None) is not None:
-            words.bias.data = words.bias.data[:PROBE_WORDS]
-    for name, parameter in small.named_parameters():
-        parameter.requires_grad = "lora_" in name
-    return small.float().eval()
-
-
-def _trained(module: Any) -> list[Any]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+            yield
+    finally:
+        module.train(was_training)
 
 
 def _attention(

@@ -1,36 +1,39 @@
-"""LoRA training, top to bottom: check, plan, step, save.
+"""Training, top to bottom: check, plan, step, save.
 
-The loss of a step is the mean over its supervised tokens, however many forward passes it is accumulated from. There is
-no autocast: the adapter is fp32 and cast where it is used, so training computes what answering computes.
+The loss of a step is the mean over its supervised tokens (or its pairs), however many forward passes it is accumulated
+from. There is no autocast: what is trained is fp32 and cast where it is used, so training computes what answering
+computes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest, cuda_devices
-from toolkit.rendering.prompt import TrainingSequence
+from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import adapter_tensors, new_adapter, resolved_rank, save_adapter, write_atomically
+from toolkit.tuning.adapter import resolved_rank, write_atomically
 from toolkit.tuning.batches import Rows, plan
-from toolkit.tuning.checks import check_sequences
+from toolkit.tuning.checks import check_items
+from toolkit.tuning.choosing import choose
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.loss import supervised_count
-from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.micro_batches import MicroBatches
+from toolkit.tuning.objective import CrossEntropy, DirectPreference, Item, Objective
+from toolkit.tuning.progress import StepReport, memory_bytes
+from toolkit.tuning.selection import Look, Selection, Validate
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import choose
-
-OnStep = Callable[[int, int, float, int], None]
-"""Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
+from toolkit.tuning.step import Step
+from toolkit.tuning.trainable import trainable
 
 SUMMARY = "training.json"
 
@@ -40,12 +43,15 @@ class TrainingResult:
     """What a training left and took.
 
     Attributes:
-        folder: holds the adapter in PEFT's format and `training.json`.
-        digest: of the adapter's tensors and configuration.
-        losses: mean over the supervised tokens of each step, in nats.
+        folder: holds what was trained (an adapter in PEFT's format, or all weights) and `training.json`.
+        digest: of the trained tensors and their configuration.
+        steps: that were taken; fewer than planned where patience ended.
+        losses: of each step: the mean over its supervised tokens in nats, or over its pairs.
+        looks: at validation, each as (steps before it, value).
+        kept_step: after how many steps the state was what was kept.
         supervised_tokens, seen_tokens: over all steps; padding is in neither.
         seconds: of this call; steps done before a resumption are not in it.
-        rank: as it was set, or chosen.
+        rank: as it was set, or chosen; None where all weights were trained.
         notices: what was allowed but is rarely meant.
         how: what computed the steps, and why not something faster.
     """
@@ -54,117 +60,175 @@ class TrainingResult:
     digest: str
     steps: int
     losses: tuple[float, ...]
+    looks: tuple[tuple[int, float], ...]
+    kept_step: int
     supervised_tokens: int
     seen_tokens: int
     learning_rate: float
     trainable_parameters: int
     total_parameters: int
     seconds: float
-    rank: int
+    rank: int | None
     notices: tuple[str, ...]
     how: str
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told, and asked, while a training goes on."""
+
+    on_step: Callable[[StepReport], None]
+    on_look: Callable[[Look], None]
+    validate: Validate | None
+
+
 def train(
     module: Any,
-    sequences: Sequence[TrainingSequence],
+    sequences: Sequence[Item],
     settings: TuneSettings | None = None,
     folder: Path | str = "adapter",
     seed: int = 0,
     base_name: str | None = None,
-    on_step: OnStep | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
+    validate: Validate | None = None,
     stop: Sequence[int] = (),
     bos: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> TrainingResult:
-    """Trains a LoRA adapter on sequences and saves it. The module is left as it was, to the bit.
+    """Trains on sequences, or on preferences, and saves what was trained. The module is left as it was, to the bit.
 
     A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
 
     Args:
         module: a transformers causal language model in float32 or bfloat16.
-        sequences: from a `Renderer`, whose tokeniser must be the model's.
+        sequences: from a `Renderer`, whose tokeniser must be the model's; or preferences, of which the model learns to
+            tell the chosen answer from the rejected one (DPO; the reference is the module itself).
         base_name: the base's name for the adapter's own configuration.
+        on_step, on_look: told of each optimiser step, and of each look at validation.
+        validate: the metric on validation of a state in a folder, for `validate_every`.
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
             `bos`. Not checked where they are not given.
+        names: of the sequences or preferences, for errors; numbers from 0 by default.
 
     Raises:
-        DataError: there is nothing to learn from, or sequences have a fault that `check_sequences` names.
+        DataError: there is nothing to learn from, or sequences have a fault that `check_items` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
     _check_module(module)
-    check_sequences(module, sequences, stop, bos)
+    check_items(module, sequences, stop, bos, names)
     (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
     measured: dict[str, Any] = {}
+    watch = Watch(on_step or _silent, on_look or _silent, validate)
     with Meter(lambda _, fields: measured.update(fields)).stage("training"):
-        result = _train(module, sequences, settings, folder, seed, base_name, on_step or _silent)
+        result = _train(module, sequences, settings, folder, seed, base_name, watch)
     return TrainingResult(folder=folder, digest=adapter_digest(folder), seconds=measured["seconds"], **result)
 
 
 def _train(
     module: Any,
-    sequences: Sequence[TrainingSequence],
+    items: Sequence[Item],
     settings: TuneSettings,
     folder: Path,
     seed: int,
     base_name: str | None,
-    on_step: OnStep,
+    watch: Watch,
 ) -> dict[str, Any]:
     """The training itself; gives the fields of the result that a repetition would give too."""
-    import torch
-
-    lengths = [len(sequence.token_ids) for sequence in sequences]
-    steps = plan(lengths, settings, seed)
+    objective = _objective(items, settings)
+    steps = plan(objective.lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    peak_rate = settings.resolved_learning_rate(parameters)
-    rank = resolved_rank(module, settings, sum(map(supervised_count, sequences)))
-    adapted = new_adapter(module, settings.model_copy(update={"rank": rank}), seed)
-    start = adapter_tensors(adapted) if settings.method in REWRITING else None
-    view = adapted.get_base_model().train()
-    step, weights, how = choose(view, adapted, settings.dropout, max(lengths), neftune_alpha=settings.neftune_alpha)
-    micro_batches = MicroBatches(step, weights, sequences, settings)
+    peak_rate = settings.resolved_learning_rate(parameters, isinstance(objective, DirectPreference))
+    rank = resolved_rank(module, settings, sum(objective.supervised))
+    trained = trainable(module, settings.model_copy(update={"rank": rank}), seed)
+    step, weights, how = choose(
+        trained.view.train(), settings.dropout, max(objective.lengths), neftune_alpha=settings.neftune_alpha
+    )
+    micro_batches = MicroBatches(step, weights, objective, settings)
+    if isinstance(objective, DirectPreference):
+        objective.reference = _reference(objective, step, micro_batches)
     optimiser = _optimiser(weights, settings)
-    key = checkpoint.training_key(module, sequences, settings, seed)
-    losses = checkpoint.resume(folder, key, weights.vector, optimiser)
+    selection = Selection(
+        folder, settings, len(steps), partial(trained.save, base_name=base_name), watch.validate, watch.on_look
+    )
+    key = checkpoint.training_key(module, items, settings, seed)
+    losses, looks = checkpoint.resume(folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks))
+    weights.publish()
+    selection.looks = looks
+    write = partial(checkpoint.write, folder, key, weights.vector, optimiser)
+    selection.look(len(losses))
 
     for number in range(len(losses), len(steps)):
+        if selection.stops:
+            break
+        started = time.perf_counter()
         rate = peak_rate * rate_share(number, len(steps), settings)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["ratio"]
-        with torch.random.fork_rng(devices=cuda_devices(module)):
-            torch.manual_seed(derive(seed, f"dropout of step {number}"))
-            loss = micro_batches.accumulate(steps[number])
-        norm = float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
+        loss, norm = _step(
+            module, micro_batches, weights, steps[number], settings, derive(seed, f"dropout of step {number}")
+        )
         _check_finite(loss, norm, number, len(steps), rate)
         optimiser.step()
+        weights.publish()
         losses.append(loss)
-        done = number + 1
+        done, seconds = number + 1, time.perf_counter() - started
         if settings.checkpoint_every and done % settings.checkpoint_every == 0:
-            checkpoint.write(folder, key, weights.vector, optimiser, losses)
-        on_step(done, len(steps), loss, _total(steps[number:done], lengths))
+            write(checkpoint.State(losses, selection.looks))
+        tokens, supervised = (_total(steps[number:done], some) for some in (objective.lengths, objective.supervised))
+        watch.on_step(StepReport(done, len(steps), loss, tokens, supervised, rate, norm, seconds, memory_bytes(module)))
+        if selection.look(done):
+            write(checkpoint.State(losses, selection.looks))
+            selection.prune()
 
+    taken = steps[: len(losses)]
     result: dict[str, Any] = {
-        **_amounts(steps, sequences),
+        "steps": len(taken),
         "losses": tuple(losses),
+        "looks": tuple(selection.looks),
+        "kept_step": len(taken) if selection.best is None else selection.best,
+        "supervised_tokens": _total(taken, objective.supervised),
+        "seen_tokens": _total(taken, objective.lengths),
         "learning_rate": peak_rate,
         "trainable_parameters": len(weights.vector),
-        "total_parameters": parameters + len(weights.vector),
-        "rank": rank,
-        "notices": settings.notices(),
+        "total_parameters": parameters + (0 if settings.method == "full" else len(weights.vector)),
+        "rank": None if settings.method == "full" else rank,
+        "notices": settings.notices(isinstance(objective, DirectPreference)),
     }
-    save_adapter(adapted, folder, base_name, start)
+    selection.deliver()
     _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
+    selection.remove()
     checkpoint.remove(folder)
     return {**result, "how": how}
 
 
-def _amounts(steps: Sequence[Rows], sequences: Sequence[TrainingSequence]) -> dict[str, int]:
-    """How much a training takes in."""
-    return {
-        "steps": len(steps),
-        "supervised_tokens": _total(steps, [supervised_count(sequence) for sequence in sequences]),
-        "seen_tokens": _total(steps, [len(sequence.token_ids) for sequence in sequences]),
-    }
+def _step(
+    module: Any, micro_batches: MicroBatches, weights: FlatWeights, rows: Rows, settings: TuneSettings, seed: int
+) -> tuple[float, float]:
+    """A step's gradient, clipped: its loss, and the gradient's norm before."""
+    import torch
+
+    with torch.random.fork_rng(devices=cuda_devices(module)):
+        torch.manual_seed(seed)
+        loss = micro_batches.accumulate(rows)
+    return loss, float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
+
+
+def _objective(items: Sequence[Item], settings: TuneSettings) -> Objective:
+    pairs = [item for item in items if isinstance(item, Preference)]
+    if pairs:
+        return DirectPreference(pairs, settings.dpo_beta)
+    return CrossEntropy([item for item in items if isinstance(item, TrainingSequence)])
+
+
+def _reference(objective: DirectPreference, step: Step, micro_batches: MicroBatches) -> list[tuple[float, float]]:
+    """Each pair's log-likelihoods before the first step, when what is trained still adds nothing."""
+    found: dict[int, tuple[float, float]] = {}
+    for rows in micro_batches.cut(tuple(range(objective.rows))):
+        losses = step.token_losses(objective.sequences(rows))
+        found |= zip(rows, objective.likelihoods(rows, losses), strict=True)
+    return [found[row] for row in range(objective.rows)]
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -172,7 +236,7 @@ def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _silent(step: int, steps: int, loss: float, tokens: int) -> None:
+def _silent(_: StepReport | Look) -> None:
     """Tells nobody."""
 
 
