@@ -56,11 +56,11 @@ def test_the_saved_adapter_on_the_base_answers_like_what_was_trained(
     module, settings = llama(initializer_range=0.3), changed(method=method, **patterns)
     adapted = new_adapter(module, settings, seed=0)
     start = adapter_tensors(adapted) if method in REWRITING else None
-    torch.testing.assert_close(logits(adapted.eval()), logits(module), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(adapted.eval()), logits(module), rtol=0, atol=3e-4)
     shake(adapted)
     save_adapter(adapted, tmp_path, start=start)
     assert (logits(adapted) - logits(module)).abs().max() > 1e-1
-    torch.testing.assert_close(logits(load_adapter(module, tmp_path)), logits(adapted), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(load_adapter(module, tmp_path)), logits(adapted), rtol=0, atol=3e-4)
     torch.testing.assert_close(logits(merged(module, tmp_path)), logits(adapted), rtol=0, atol=1e-3)
 
 

@@ -212,7 +212,8 @@ def test_checkpoints_are_written_as_often_as_set(
 
 
 def test_the_list_of_settings_is_complete() -> None:
-    assert {*CHANGED, "checkpoint_every"} == set(TuneSettings.model_fields)
+    elsewhere = {"checkpoint_every", "dpo_beta", "validate_every", "patience"}  # test_preferences, test_selection
+    assert {*CHANGED, *elsewhere} == set(TuneSettings.model_fields)
 
 
 def test_settings_refuse_what_they_do_not_know() -> None:
