@@ -136,7 +136,7 @@ def test_stripping_all_test_targets_and_spans_leaves_the_same_bytes(
 
     monkeypatch.setattr(runs, "_answer_all", stripped)
     with pytest.raises(EnoughError):
-        tiny_shipped.run(recipe, *whole.overrides)
+        tiny_shipped.run(recipe, *whole.overrides, load=tiny_shipped.loader)  # in whole runs' dtype
     names = [strategy.name for strategy in whole.recipe.strategies]
     candidates = [name for name in names if name not in CONTROLS[recipe]]
     assert len(candidates) >= 6
