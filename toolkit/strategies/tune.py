@@ -1,4 +1,4 @@
-"""tune: LoRA on the drafts that the parts before it build."""
+"""tune: LoRA on the drafts that the parts before it build, or on the raw texts of the corpus."""
 
 from __future__ import annotations
 
@@ -6,47 +6,72 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from toolkit.errors import FairnessError, ModelError, listing
+from pydantic import Field
+
+from toolkit.errors import DataError, FairnessError, ModelError, listing
 from toolkit.inference.local import LocalModel
-from toolkit.inference.model import Weights
+from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering import TrainingSequence
+from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.tasks.contract import target_text
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.settings import TuneSettings
 
 SHOWN_PROBLEMS = 5
+WINDOW_TOKENS = 512
+"""Of raw text, unless the model's context is shorter: enough to learn facts from, and what lies further apart is rare
+in the documents of a small corpus."""
+
+Learn = Literal["answers", "corpus"]
 
 
 class TuneAdapter(Adapter, TuneSettings):
-    """Low-rank adaptation (Hu et al. 2021) of all linear layers, on the task's training examples.
+    """Low-rank adaptation (Hu et al. 2021) of all linear layers, on the task's training examples or its corpus.
 
-    Placed after `retrieve` or `prompt` it is trained on the drafts those build (RAFT, Zhang et al. 2024); placed
-    before them it is trained on the bare question.
+    Learning answers after `retrieve` or `prompt`, it is trained on the drafts those build (RAFT, Zhang et al. 2024);
+    before them, on the bare question. Learning the corpus is going on with pretraining (Gururangan et al. 2020): no
+    example and no draft is seen.
 
+    Attributes:
+        learn: `answers` of the train split, or the raw texts of the `corpus`.
+        window_tokens: raw texts are cut into windows of at most so many; `auto` is 512, or the model's context where
+            that is shorter.
     """
 
     tunes = True
+
+    learn: Learn = "answers"
+    window_tokens: Literal["auto"] | Annotated[int, Field(ge=SHORTEST_WINDOW_TOKENS)] = "auto"
 
     @property
     def seeded(self) -> bool:
         return True
 
+    @property
+    def learns_answers(self) -> bool:
+        return self.learn == "answers"
+
     def depends_on(self) -> frozenset[Dependency]:
-        return frozenset({"model"})
+        return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
     def check(self, task: TrainingTask) -> list[str]:
-        return [] if task.train else ["there is nothing to train on: train is empty"]
+        if self.learn == "corpus":
+            missing = f"task '{task.name}' has no corpus to learn: add a `corpus/` folder or `corpus:`"
+            return [missing] if task.corpus is None else []
+        problems = [] if task.train else ["there is nothing to train on: train is empty"]
+        if self.window_tokens != "auto":
+            problems.append("window_tokens: only raw text is cut into windows; add `learn: corpus` or leave it out")
+        return problems
 
     def fit(self, context: FitContext) -> Part:
         from toolkit.tuning import train
 
         if not isinstance(context.model, LocalModel):
             raise ModelError(f"the model '{context.model.name}' cannot be tuned here: its weights are not local")
-        context.meter.event("drafts", examples=len(context.task.train))
-        sequences = _sequences(context)
+        sequences = self._sequences(context)
         meter = context.meter
         for notice in self.settings.notices():
             meter.event("notice", text=f"tune: {notice}", settled=True)
@@ -62,7 +87,7 @@ class TuneAdapter(Adapter, TuneSettings):
                 folder=context.folder / "adapter",
                 seed=context.seed,
                 on_step=on_step,
-                stop=context.renderer.stop,
+                stop=context.renderer.stop if self.learns_answers else (),  # raw text has no answer to end
                 bos=context.renderer.bos,
             )
             amounts |= {"tokens": result.seen_tokens, "supervised_tokens": result.supervised_tokens}
@@ -75,8 +100,40 @@ class TuneAdapter(Adapter, TuneSettings):
     def settings(self) -> TuneSettings:
         return TuneSettings(**{name: getattr(self, name) for name in TuneSettings.model_fields})
 
+    def _sequences(self, context: FitContext) -> list[TrainingSequence]:
+        if self.learn == "corpus":
+            return _of_corpus(context, self.window_tokens)
+        context.meter.event("drafts", examples=len(context.task.train))
+        return _of_answers(context)
 
-def _sequences(context: FitContext) -> list[TrainingSequence]:
+
+def _of_corpus(context: FitContext, window_tokens: int | Literal["auto"]) -> list[TrainingSequence]:
+    """The corpus's documents in windows.
+
+    Raises:
+        DataError: there is no corpus or it cannot be read, a document has nothing to learn, or windows are longer than
+            the model's context.
+    """
+    from toolkit.retrieval import read_corpus
+
+    if context.task.corpus is None:
+        raise DataError(f"task '{context.task.name}' has no corpus to learn")
+    documents = read_corpus(context.task.corpus)
+    context.meter.event("texts", documents=len(documents))
+    length = _window_tokens(window_tokens, context.model)
+    return context.renderer.text_sequences([document.text for document in documents], length)
+
+
+def _window_tokens(wanted: int | Literal["auto"], model: FoundationModel) -> int:
+    room = model.context_tokens
+    if wanted == "auto":
+        return WINDOW_TOKENS if room is None else min(WINDOW_TOKENS, room)
+    if room is not None and wanted > room:
+        raise DataError(f"window_tokens: {wanted}, but the context of '{model.name}' is {room}; lower it")
+    return wanted
+
+
+def _of_answers(context: FitContext) -> list[TrainingSequence]:
     """What the train split teaches.
 
     Raises:
