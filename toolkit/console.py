@@ -89,6 +89,9 @@ class Narrator:
     def _on_drafts(self, fields: Mapping[str, Any]) -> Told:
         return Told(activity=self._now(f"building {fields['examples']:,} training prompts"))
 
+    def _on_texts(self, fields: Mapping[str, Any]) -> Told:
+        return Told(activity=self._now(f"cutting {counted(int(fields['documents']), 'document')} into windows"))
+
     def _on_index(self, fields: Mapping[str, Any]) -> Told:
         return Told(activity=self._now(f"indexing {fields['documents']:,} documents"))
 

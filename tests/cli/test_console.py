@@ -105,6 +105,13 @@ def test_a_second_training_starts_its_own_measure() -> None:
     assert activity == Activity("training", 1, 2, "loss 1.000")
 
 
+@pytest.mark.parametrize(("name", "verb"), [("index", "indexing"), ("texts", "cutting")])
+def test_documents_are_counted_while_they_are_worked_on(name: str, verb: str) -> None:
+    activity = Narrator(None).tell(name, {"documents": 2}).activity
+    assert activity is not None
+    assert activity.what.startswith(f"{verb} 2 documents")
+
+
 def test_an_activity_in_words_leaves_out_what_is_unknown() -> None:
     assert in_words(Activity("indexing 60 documents")) == "indexing 60 documents"
     assert in_words(Activity("answering", 1, 7, "32 examples")) == "answering 1/7, 32 examples"

@@ -37,6 +37,7 @@ FOR_TEXTS = {
     "oracle": OracleAdapter(top_k=2, size_tokens=16, overlap_tokens=0),
     "random passages": RandomPassagesAdapter(top_k=2, size_tokens=16, overlap_tokens=0),
     "tune": TuneAdapter.model_validate(TUNE),
+    "tune on the corpus": TuneAdapter.model_validate({**TUNE, "learn": "corpus", "window_tokens": 32}),
 }
 
 

@@ -18,6 +18,7 @@ from toolkit.runs.folder import append_line, read_lines
 from toolkit.runs.reopen import FinishedRun, load_model, reopen
 from toolkit.runs.run import RunResult, run
 from toolkit.strategies.system import Conditions, System
+from toolkit.strategies.tune import TuneAdapter
 from toolkit.tasks.contract import target_text
 from toolkit.tasks.load import load_task
 
@@ -259,8 +260,17 @@ def test_rows_of_train_that_are_too_long_are_not_shown_as_learnt(
 def test_a_run_without_tuned_strategies_shows_no_training(opened: FinishedRun) -> None:
     recipe = opened.prepared.recipe
     untuned = replace(opened.prepared, recipe=replace(recipe, strategies=recipe.strategies[:3]))
-    with pytest.raises(DataError, match=r"no strategy of .* is tuned"):
+    with pytest.raises(DataError, match=r"no strategy of .* is tuned on answers"):
         FinishedRun(opened.folder, untuned).training(1)
+
+
+def test_weights_that_learnt_no_answers_show_none(opened: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = opened.prepared.task.test[0].id
+    assert {item.strategy for item in opened.show(example) if item.trained is not None} == {"lora", "lora_rag"}
+    monkeypatch.setattr(TuneAdapter, "learns_answers", False)
+    assert {item.trained for item in opened.show(example)} == {None}
+    with pytest.raises(DataError, match="tuned on answers"):
+        opened.training(1)
 
 
 def test_a_folder_without_a_run_is_not_opened(tmp_path: Path) -> None:

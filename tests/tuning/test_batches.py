@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.seeds import derive
 from toolkit.tuning import TuneSettings
-from toolkit.tuning.batches import epoch_batches, passes, plan
+from toolkit.tuning.batches import WINDOW, epoch_batches, passes, plan
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 99))
@@ -12,6 +15,40 @@ def test_an_epoch_holds_every_sequence_once(lengths: list[int], batch_size: int,
     batches = epoch_batches(lengths, batch_size, seed)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(len(batch) <= batch_size for batch in batches)
+
+
+def in_tuples(lengths: list[int], settings: TuneSettings, seed: int) -> list[tuple[int, ...]]:
+    """The oracle: the plan written out, batch by batch."""
+    steps: list[tuple[int, ...]] = []
+    size = settings.effective_batch_size
+    for epoch in range(settings.epochs):
+        generator = random.Random(derive(seed, f"batches of epoch {epoch}"))
+        order = list(range(len(lengths)))
+        generator.shuffle(order)
+        batches: list[tuple[int, ...]] = []
+        for start in range(0, len(order), WINDOW * size):
+            window = sorted(order[start : start + WINDOW * size], key=lambda index: lengths[index])
+            batches += [tuple(window[cut : cut + size]) for cut in range(0, len(window), size)]
+        generator.shuffle(batches)
+        steps += batches
+    return steps[: settings.max_steps]
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=150),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.none() | st.integers(1, 300),
+)
+def test_the_compact_plan_is_the_plan_in_tuples(
+    lengths: list[int], batch_size: int, epochs: int, max_steps: int | None
+) -> None:
+    settings = TuneSettings(effective_batch_size=batch_size, epochs=epochs, max_steps=max_steps)
+    found, expected = plan(lengths, settings, seed=3), in_tuples(lengths, settings, seed=3)
+    assert list(found) == expected
+    assert len(found) == len(expected)
+    assert found[1:] == expected[1:]
+    assert found[-1] == expected[-1]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 120))
@@ -43,8 +80,8 @@ def test_batches_hold_sequences_of_similar_length() -> None:
 def test_the_plan_follows_seed_and_epoch() -> None:
     lengths, settings = [5, 6, 7, 8, 9, 10], TuneSettings(epochs=2, effective_batch_size=2)
     first = plan(lengths, settings, seed=0)
-    assert first == plan(lengths, settings, seed=0)
-    assert first != plan(lengths, settings, seed=1)
+    assert list(first) == list(plan(lengths, settings, seed=0))
+    assert list(first) != list(plan(lengths, settings, seed=1))
     assert len(first) == 6
     assert first[:3] != first[3:]
 

@@ -132,6 +132,6 @@ def test_pairs_that_tell_nothing_are_refused(llama: Any, tmp_path: Path) -> None
         train(llama(), [Preference(one, other)], SMALL, tmp_path, names=["row a"])
     with pytest.raises(DataError, match="sequences and preferences"):
         train(llama(), [*pairs(1), one], SMALL, tmp_path)
+    silent = TrainingSequence((1, 2, 3), (False,) * 3)
     with pytest.raises(DataError, match="preference 0, rejected: none of its 3 tokens is supervised"):
-        silent = TrainingSequence((1, 2, 3), (False,) * 3)
         train(llama(), [Preference(one, silent)], SMALL, tmp_path)

@@ -83,7 +83,7 @@ def training_rows(run: FinishedRun, rows: int, ids: bool = False, colour: bool =
     """The lines that show the first rows of train as each tuned strategy learns them.
 
     Raises:
-        DataError: no strategy of the run is tuned.
+        DataError: no strategy of the run is tuned on train's answers.
     """
     for number, item in enumerate(run.training(rows)):
         if number:

@@ -37,6 +37,9 @@ class Chat:
     Args:
         tokenizer: a transformers tokeniser (fast).
 
+    Attributes:
+        opens_with_bos: whether the tokeniser puts BOS in front of a text.
+
     Raises:
         ModelError: the chat template fails on a plain conversation.
     """
@@ -44,7 +47,7 @@ class Chat:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._template: str | None = None if tokenizer.chat_template else PLAIN_CHAT
-        self._opens_with_bos = bool(self._template) and _adds_bos(tokenizer)
+        self.opens_with_bos = _adds_bos(tokenizer)
         self._control = _control_pattern(tokenizer)
         self._folds_system = False
         self._probe()
@@ -78,7 +81,10 @@ class Chat:
         return (int(self.tokenizer.eos_token_id),)
 
     def _ids(self, piece: str) -> list[int]:
-        return list(self.tokenizer(piece, add_special_tokens=False)["input_ids"]) if piece else []
+        if not piece:
+            return []
+        # not verbose: texts longer than the context are cut or refused by who asks
+        return list(self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _escape(self, text: str, guard: str) -> str:
         if self._control is None:
@@ -93,7 +99,7 @@ class Chat:
                 chat_template=self._template,
                 add_generation_prompt=opens_answer,
                 tokenize=False,
-                opens_with_bos=self._opens_with_bos,
+                opens_with_bos=self.opens_with_bos,
                 date_string=TODAY.strftime("%d %b %Y"),
                 strftime_now=TODAY.strftime,
             )

@@ -29,7 +29,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """Token ids [T] and which of them are supervised [T]: the answer's and its stop token."""
+    """Token ids [T] and which of them are supervised [T]: the answer's and its stop token; of raw text, all but the
+    first."""
 
     token_ids: tuple[int, ...]
     supervised: tuple[bool, ...]

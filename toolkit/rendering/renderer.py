@@ -12,6 +12,7 @@ from toolkit.errors import DataError
 from toolkit.rendering.chat import Chat
 from toolkit.rendering.draft import Draft
 from toolkit.rendering.prompt import Prompt, TrainingSequence
+from toolkit.rendering.raw_text import text_sequences
 from toolkit.tasks.contract import AnswerContract, Reading
 from toolkit.tasks.messages import Message
 
@@ -82,6 +83,22 @@ class Renderer:
             DataError: as `training_sequences`.
         """
         return [self._conversation(list(messages), number) for number, messages in enumerate(conversations, start=1)]
+
+    def text_sequences(self, texts: Sequence[str], length_tokens: int) -> list[TrainingSequence]:
+        """Raw texts, documents say, to go on pretraining with: every token is learnt once, from what stands before it.
+
+        A text's ids are those of its plain text, BOS before them where the tokeniser opens texts with one, EOS behind
+        them. They are cut into as few windows of at most `length_tokens` as possible, all as long as each other to one
+        token; no window holds two texts. Each begins with the last token of the one before, unlearnt: it is what the
+        first learnt token is predicted from, as BOS or else the text's own first token is in a first window.
+
+        Args:
+            length_tokens: of a window, at least 16; the model's context at most.
+
+        Raises:
+            DataError: there are no texts; a text holds nothing to learn; windows are shorter than 16 tokens.
+        """
+        return text_sequences(self._local, texts, length_tokens)
 
     def continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each choice's text with the stop token, so that a choice is never a prefix of another."""

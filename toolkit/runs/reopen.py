@@ -142,7 +142,7 @@ class FinishedRun:
         """The first rows of train as each tuned strategy learns them, strategy by strategy.
 
         Raises:
-            DataError: no strategy of the run is tuned.
+            DataError: no strategy of the run is tuned on train's answers.
         """
         examples = self.prepared.task.train[:rows]
         taught = [
@@ -152,19 +152,19 @@ class FinishedRun:
             for example, sequence in zip(examples, self._taught(strategy, seed, examples), strict=False)
         ]
         if not taught:
-            raise DataError(f"no strategy of {self.folder.root} is tuned: none has weights that learnt from train")
+            raise DataError(f"no strategy of {self.folder.root} is tuned on answers: no weights learnt from train")
         return taught
 
     def _taught(
         self, strategy: Strategy, seed: int | None, examples: Sequence[Example]
     ) -> list[TrainingSequence | None]:
-        """What a tuned strategy learns from examples; nothing for one without weights.
+        """What a tuned strategy learns from examples; nothing for one whose weights, if any, learnt something else.
 
         The drafts are those of the parts before the one with the weights: in `[tune, retrieve]` they hold no passages.
         """
         system = self.system(strategy.name, seed)
         place = next((place for place, part in enumerate(system.parts) if part.weights is not None), None)
-        if place is None:
+        if place is None or not strategy.adapters[place].settings.learns_answers:
             return []
         stack = Strategy(strategy.name, strategy.adapters[:place])
         model = self.prepared.benches[strategy.name].model
@@ -189,7 +189,7 @@ class FinishedRun:
             sent = str(tokenizer.decode(list(ids)))
         trained = None
         if system.tuned and example.targets is not None:
-            (trained,) = self._taught(strategy, seed, [example])
+            trained = next(iter(self._taught(strategy, seed, [example])), None)
         return Shown(strategy.name, seed, output, sent, trained)
 
     def _messages_sent(self, system: System, output: Output, example: Example) -> str:

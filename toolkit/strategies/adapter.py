@@ -123,6 +123,11 @@ class Adapter(BaseModel):
         """Whether the seed matters. A strategy without a seeded adapter runs once."""
         return False
 
+    @property
+    def learns_answers(self) -> bool:
+        """Whether weights that its part offers were trained on the train split's answers, behind their prompts."""
+        return True
+
     def fit(self, context: FitContext) -> Part:
         """The part these settings give on this task and model."""
         raise TypeError(f"{type(self).__name__} does not implement `fit`")

@@ -1,4 +1,4 @@
-"""tune: LoRA on the drafts that the parts before it build."""
+"""tune: the model's weights adapted to the train split, or to the corpus."""
 
 from __future__ import annotations
 
@@ -7,64 +7,69 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from toolkit.errors import FairnessError, ModelError, listing
+from pydantic import Field
+
+from toolkit.errors import ModelError
 from toolkit.inference.local import LocalModel
 from toolkit.inference.model import Weights
-from toolkit.rendering import TrainingSequence
+from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
-from toolkit.tasks.contract import target_text
+from toolkit.strategies.learning import Learn, Lessons, lessons, problems
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.settings import TuneSettings
 
-SHOWN_PROBLEMS = 5
+if TYPE_CHECKING:
+    from toolkit.tuning import TrainingResult
 
 
 class TuneAdapter(Adapter, TuneSettings):
-    """Low-rank adaptation (Hu et al. 2021) of all linear layers, on the task's training examples.
+    """Low-rank adaptation (Hu et al. 2021) of all linear layers, or another of `method`'s.
 
-    Placed after `retrieve` or `prompt` it is trained on the drafts those build (RAFT, Zhang et al. 2024); placed
-    before them it is trained on the bare question.
+    Learning answers after `retrieve` or `prompt`, it is trained on the drafts those build (RAFT, Zhang et al. 2024);
+    before them, on the bare question. Learning the corpus is going on with pretraining (Gururangan et al. 2020): no
+    example and no draft is seen.
 
+    Attributes:
+        learn: `answers` of the train split; `preferences`, which hold the answer against those that an example has
+            `rejected` (DPO, Rafailov et al. 2023); or the raw texts of the `corpus`.
+        window_tokens: raw texts are cut into windows of at most so many; `auto` is 512, or the model's context where
+            that is shorter.
     """
 
     tunes = True
+
+    learn: Learn = "answers"
+    window_tokens: Literal["auto"] | Annotated[int, Field(ge=SHORTEST_WINDOW_TOKENS)] = "auto"
 
     @property
     def seeded(self) -> bool:
         return True
 
+    @property
+    def learns_answers(self) -> bool:
+        return self.learn != "corpus"
+
     def depends_on(self) -> frozenset[Dependency]:
-        return frozenset({"model"})
+        return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
     def check(self, task: TrainingTask) -> list[str]:
-        return [] if task.train else ["there is nothing to train on: train is empty"]
+        found = problems(task, self.learn)
+        if self.window_tokens != "auto" and self.learn != "corpus":
+            found.append("window_tokens: only raw text is cut into windows; add `learn: corpus` or leave it out")
+        if self.validate_every and not task.validation:
+            found.append("validate_every: there is nothing to look at: validation is empty")
+        return found
 
     def fit(self, context: FitContext) -> Part:
-        from toolkit.tuning import train
-
         if not isinstance(context.model, LocalModel):
             raise ModelError(f"the model '{context.model.name}' cannot be tuned here: its weights are not local")
-        context.meter.event("drafts", examples=len(context.task.train))
-        sequences = _sequences(context)
-        meter = context.meter
-        for notice in self.settings.notices():
-            meter.event("notice", text=f"tune: {notice}", settled=True)
-
-        with meter.stage("train") as amounts:
-            result = train(
-                context.model.module,
-                sequences,
-                self.settings,
-                folder=context.folder / "adapter",
-                seed=context.seed,
-                on_step=lambda report: meter.event("train", **asdict(report)),
-                on_look=lambda look: meter.event("validated", metric=context.primary.name, **asdict(look)),
-                validate=lambda state: _value(context, TunedWeights(state)),
-                stop=context.renderer.stop,
-                bos=context.renderer.bos,
-            )
+        learnt = lessons(context, self.learn, self.window_tokens)
+        for notice in self.settings.notices(self.learn == "preferences"):
+            context.meter.event("notice", text=f"tune: {notice}", settled=True)
+        with context.meter.stage("train") as amounts:
+            result = _train(context, context.model.module, learnt, self.settings)
             amounts |= {"tokens": result.seen_tokens, "supervised_tokens": result.supervised_tokens}
         return TunedWeights(context.folder / "adapter")
 
@@ -76,36 +81,32 @@ class TuneAdapter(Adapter, TuneSettings):
         return TuneSettings(**{name: getattr(self, name) for name in TuneSettings.model_fields})
 
 
-def _sequences(context: FitContext) -> list[TrainingSequence]:
-    """What the train split teaches.
+def _train(context: FitContext, module: Any, learnt: Lessons, settings: TuneSettings) -> TrainingResult:
+    from toolkit.tuning import train
 
-    Raises:
-        FairnessError: a sequence does not begin with exactly what is sent when asking, or learns some of it.
-    """
-    sequences, problems = [], []
-    for example, draft in context.drafts("train"):
-        sequence = context.renderer.training_sequence(draft, target_text(context.task.contract, example))
-        prompt = context.renderer.prompt(draft).token_ids or ()
-        if sequence.token_ids[: len(prompt)] != prompt:
-            problems.append(f"example '{example.id}': its training ids do not start with its prompt's {len(prompt)}")
-        elif learnt := sum(sequence.supervised[: len(prompt)]):
-            problems.append(f"example '{example.id}': {learnt} tokens of its prompt are supervised")
-        sequences.append(sequence)
-    if problems:
-        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
-        heading = "training would not match asking; make both with the same `Renderer`"
-        raise FairnessError(listing(problems[:SHOWN_PROBLEMS] + more, heading))
-    return sequences
+    meter, primary = context.meter, context.primary
 
+    def validate(state: Path) -> float:
+        value = context.validate(TunedWeights(state))
+        return value if primary.higher_is_better else -value
 
-def _value(context: FitContext, part: Part) -> float:
-    """The primary metric on validation, so that more is better."""
-    value = context.validate(part)
-    return value if context.primary.higher_is_better else -value
+    return train(
+        module,
+        learnt.items,
+        settings,
+        folder=context.folder / "adapter",
+        seed=context.seed,
+        on_step=lambda report: meter.event("train", **asdict(report)),
+        on_look=lambda look: meter.event("validated", metric=primary.name, **asdict(look)),
+        validate=validate,
+        stop=learnt.stop,
+        bos=context.renderer.bos,
+        names=learnt.names,
+    )
 
 
 class TunedWeights(Part):
-    """A PEFT adapter in a folder."""
+    """A PEFT adapter, or all weights, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         from toolkit.models import adapter_digest

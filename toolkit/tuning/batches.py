@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Sequence
+from typing import overload
 
 from toolkit.seeds import derive
 from toolkit.tuning.settings import TuneSettings
@@ -15,29 +17,66 @@ Rows = tuple[int, ...]
 """Sequences by index: of an optimiser step, or of one of its forward passes."""
 
 
-def plan(lengths: Sequence[int], settings: TuneSettings, seed: int) -> list[Rows]:
+class Plan(Sequence[Rows]):
+    """The batches of a training, step by step, in four bytes a sequence and epoch: a list of tuples takes ten times it.
+
+    Args:
+        epochs: of each the sequences in the order of the batches that were cut from them, and the batches as they are
+            taken, by number.
+        batch_size: sequences of a batch; the last that was cut may have fewer.
+        steps: batches that are taken in all.
+    """
+
+    def __init__(self, epochs: Sequence[tuple[array[int], array[int]]], batch_size: int, steps: int) -> None:
+        self._epochs, self._size, self._steps = epochs, batch_size, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    @overload
+    def __getitem__(self, index: int) -> Rows: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Rows]: ...
+    def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
+        if isinstance(index, slice):
+            return [self[step] for step in range(*index.indices(len(self)))]
+        epoch, place = divmod(range(len(self))[index], len(self._epochs[0][1]))
+        order, taken = self._epochs[epoch]
+        cut = taken[place] * self._size
+        return tuple(order[cut : cut + self._size])
+
+
+def plan(lengths: Sequence[int], settings: TuneSettings, seed: int) -> Plan:
     """The sequences of every step of the training, so that a resumed one can skip what is done.
 
     Args:
         lengths: tokens of each sequence.
     """
-    steps: list[Rows] = []
-    for epoch in range(settings.epochs):
-        steps += epoch_batches(lengths, settings.effective_batch_size, derive(seed, f"batches of epoch {epoch}"))
-    return steps[: settings.max_steps]
+    size = settings.effective_batch_size
+    steps = settings.epochs * -(-len(lengths) // size)
+    if settings.max_steps is not None:
+        steps = min(steps, settings.max_steps)
+    epochs: list[tuple[array[int], array[int]]] = []
+    while sum(len(taken) for _, taken in epochs) < steps:
+        epochs.append(_epoch(lengths, size, derive(seed, f"batches of epoch {len(epochs)}")))
+    return Plan(epochs, size, steps)
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int) -> list[Rows]:
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int) -> Plan:
     """All sequences once: shuffled, sorted by length within windows of 20 batches, cut, the batches shuffled."""
+    return Plan([_epoch(lengths, batch_size, seed)], batch_size, -(-len(lengths) // batch_size))
+
+
+def _epoch(lengths: Sequence[int], batch_size: int, seed: int) -> tuple[array[int], array[int]]:
     generator = random.Random(seed)
-    order = list(range(len(lengths)))
+    order = array("i", range(len(lengths)))
     generator.shuffle(order)
-    batches: list[Rows] = []
     for start in range(0, len(order), WINDOW * batch_size):
-        window = sorted(order[start : start + WINDOW * batch_size], key=lambda index: lengths[index])
-        batches += [tuple(window[cut : cut + batch_size]) for cut in range(0, len(window), batch_size)]
-    generator.shuffle(batches)
-    return batches
+        window = slice(start, start + WINDOW * batch_size)
+        order[window] = array("i", sorted(order[window], key=lambda index: lengths[index]))
+    taken = array("i", range(-(-len(order) // batch_size)))
+    generator.shuffle(taken)
+    return order, taken
 
 
 def passes(
