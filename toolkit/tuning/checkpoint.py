@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import write_atomically
+from toolkit.tuning.amounts import content_digest
 from toolkit.tuning.settings import TuneSettings
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
@@ -21,9 +22,7 @@ def training_key(module: Any, sequences: Sequence[TrainingSequence], settings: T
     """sha256 of what decides a training's result; where checkpoints are written does not count, nor how often."""
     digest = hashlib.sha256(tensors_digest(module).encode())
     digest.update(settings.model_dump_json(exclude={"checkpoint_every"}).encode())
-    digest.update(f"\0{seed}\0".encode())
-    for sequence in sequences:
-        digest.update(f"{sequence.token_ids}{sequence.supervised}\n".encode())
+    digest.update(f"\0{seed}\0{content_digest(sequences)}".encode())
     return digest.hexdigest()
 
 

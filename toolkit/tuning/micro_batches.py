@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.amounts import lengths
 from toolkit.tuning.batches import Rows, passes
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.loss import supervised_count
@@ -26,7 +27,7 @@ class MicroBatches:
         self, step: Step, weights: FlatWeights, sequences: Sequence[TrainingSequence], settings: TuneSettings
     ) -> None:
         self._step, self._weights, self._sequences = step, weights, sequences
-        self._lengths = [len(sequence.token_ids) for sequence in sequences]
+        self._lengths = lengths(sequences)
         self.most_tokens = settings.micro_batch_tokens
         self.most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
         self.halvings = 0

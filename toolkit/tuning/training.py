@@ -20,10 +20,11 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, resolved_rank, save_adapter, write_atomically
+from toolkit.tuning.amounts import lengths as lengths_of
+from toolkit.tuning.amounts import supervised_counts
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_sequences
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.loss import supervised_count
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.settings import TuneSettings
@@ -82,7 +83,7 @@ def train(
 
     Args:
         module: a transformers causal language model in float32 or bfloat16.
-        sequences: from a `Renderer`, whose tokeniser must be the model's.
+        sequences: from a `Renderer`, whose tokeniser must be the model's; a list, or a `SequenceFile`.
         base_name: the base's name for the adapter's own configuration.
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
             `bos`. Not checked where they are not given.
@@ -113,11 +114,11 @@ def _train(
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
 
-    lengths = [len(sequence.token_ids) for sequence in sequences]
+    lengths = lengths_of(sequences)
     steps = plan(lengths, settings, seed)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
-    rank = resolved_rank(module, settings, sum(map(supervised_count, sequences)))
+    rank = resolved_rank(module, settings, sum(supervised_counts(sequences)))
     adapted = new_adapter(module, settings.model_copy(update={"rank": rank}), seed)
     start = adapter_tensors(adapted) if settings.method in REWRITING else None
     view = adapted.get_base_model().train()
@@ -162,8 +163,8 @@ def _amounts(steps: Sequence[Rows], sequences: Sequence[TrainingSequence]) -> di
     """How much a training takes in."""
     return {
         "steps": len(steps),
-        "supervised_tokens": _total(steps, [supervised_count(sequence) for sequence in sequences]),
-        "seen_tokens": _total(steps, [len(sequence.token_ids) for sequence in sequences]),
+        "supervised_tokens": _total(steps, supervised_counts(sequences)),
+        "seen_tokens": _total(steps, lengths_of(sequences)),
     }
 
 
