@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from toolkit.recipe import load_recipe
+from toolkit.rendering import Renderer
 from toolkit.strategies.adapter import Adapter
 from toolkit.strategies.tune import TuneAdapter
 from toolkit.tasks.load import load_task
+from toolkit.tuning import SequenceFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -40,3 +46,15 @@ def test_the_recipe_that_learns_the_corpus_can_be_loaded(tmp_path: Path) -> None
     assert settings["read"] == settings["read_rag"][:1] == [read]
     assert read.check(task) == []
     assert {(contrast.a, contrast.b) for contrast in recipe.contrasts} >= {("rag", "read"), ("read_rag", "rag")}
+
+
+def test_the_training_from_a_file_runs(
+    make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("A text.\n" * 9, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(block, {"renderer": renderer, "model": make_module("llama"), "folder": tmp_path / "texts"})
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert len(SequenceFile("corpus.sequences", verify=True)) == 1

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import new_adapter, resolved_rank
+from toolkit.tuning.amounts import supervised_count
 from toolkit.tuning.choosing import choose
 from toolkit.tuning.loss import collate, token_losses
-from toolkit.tuning.objective import supervised_count
 from toolkit.tuning.progress import StepReport
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call

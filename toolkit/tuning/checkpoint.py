@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.models.weights import tensors_digest
-from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import write_atomically
-from toolkit.tuning.objective import Item
+from toolkit.tuning.amounts import Item, content_digest
 from toolkit.tuning.settings import TuneSettings
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
@@ -29,10 +28,7 @@ def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, see
     """sha256 of what decides a training's result; where checkpoints are written does not count, nor how often."""
     digest = hashlib.sha256(tensors_digest(module).encode())
     digest.update(settings.model_dump_json(exclude={"checkpoint_every"}).encode())
-    digest.update(f"\0{seed}\0".encode())
-    for item in items:
-        for sequence in (item,) if isinstance(item, TrainingSequence) else item:
-            digest.update(f"{sequence.token_ids}{sequence.supervised}\n".encode())
+    digest.update(f"\0{seed}\0{content_digest(items)}".encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.errors import DataError, listing
 from toolkit.rendering.prompt import Preference, TrainingSequence
-from toolkit.tuning.objective import Item, supervised_count
+from toolkit.tuning.amounts import Item, supervised_count
 
 SHOWN_PROBLEMS = 5
 """Sequences named for each fault, so that one that is everywhere does not hide another."""

@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolkit.rendering.prompt import Preference, TrainingSequence
+from toolkit.tuning.amounts import lengths, supervised_count, supervised_counts
 from toolkit.tuning.batches import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-Item = TrainingSequence | Preference
-"""What one row is: a training has the one or the other."""
 
 
 class Loss(NamedTuple):
@@ -68,8 +65,8 @@ class CrossEntropy:
 
     def __init__(self, sequences: Sequence[TrainingSequence]) -> None:
         self._sequences = sequences
-        self.lengths = [len(sequence.token_ids) for sequence in sequences]
-        self.supervised = [supervised_count(sequence) for sequence in sequences]
+        self.lengths = lengths(sequences)
+        self.supervised = supervised_counts(sequences)
         self.weights = self.supervised
         self.rows = len(sequences)
 
@@ -127,11 +124,6 @@ class DirectPreference:
 
         counts = torch.tensor([supervised_count(one) for one in self.sequences(rows)], device=losses.device)
         return [(chosen, rejected) for chosen, rejected in (-_sums(losses, counts)).view(-1, 2).tolist()]
-
-
-def supervised_count(sequence: TrainingSequence) -> int:
-    """Supervised tokens that something stands before, so that they can be predicted."""
-    return sum(sequence.supervised[1:])
 
 
 def _sums(losses: Tensor, counts: Tensor) -> Tensor:

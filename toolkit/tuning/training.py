@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
@@ -23,12 +23,13 @@ from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import resolved_rank, write_atomically
+from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.micro_batches import MicroBatches
-from toolkit.tuning.objective import CrossEntropy, DirectPreference, Item, Objective
+from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
 from toolkit.tuning.progress import StepReport, memory_bytes
 from toolkit.tuning.selection import Look, Selection, Validate
 from toolkit.tuning.settings import TuneSettings
@@ -102,8 +103,8 @@ def train(
 
     Args:
         module: a transformers causal language model in float32 or bfloat16.
-        sequences: from a `Renderer`, whose tokeniser must be the model's; or preferences, of which the model learns to
-            tell the chosen answer from the rejected one (DPO; the reference is the module itself).
+        sequences: from a `Renderer`, whose tokeniser must be the model's, as a list or a `SequenceFile`; or a list of
+            preferences, to learn to tell the chosen answer from the rejected one (DPO; the module is the reference).
         base_name: the base's name for the adapter's own configuration.
         on_step, on_look: told of each optimiser step, and of each look at validation.
         validate: the metric on validation of a state in a folder, for `validate_every`.
@@ -216,10 +217,9 @@ def _step(
 
 
 def _objective(items: Sequence[Item], settings: TuneSettings) -> Objective:
-    pairs = [item for item in items if isinstance(item, Preference)]
-    if pairs:
-        return DirectPreference(pairs, settings.dpo_beta)
-    return CrossEntropy([item for item in items if isinstance(item, TrainingSequence)])
+    if isinstance(items[0], Preference):
+        return DirectPreference(cast("Sequence[Preference]", items), settings.dpo_beta)
+    return CrossEntropy(cast("Sequence[TrainingSequence]", items))
 
 
 def _reference(objective: DirectPreference, step: Step, micro_batches: MicroBatches) -> list[tuple[float, float]]:
