@@ -14,7 +14,7 @@ PACKAGE = ROOT / "toolkit"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("seeds", "store", "meter", "resources"),
+    ("seeds", "store", "meter", "resources", "json_lines"),
     ("statistics", "economics"),
     ("tasks",),
     ("models",),

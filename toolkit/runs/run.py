@@ -12,12 +12,13 @@ from toolkit.comparison.fairness import check_base
 from toolkit.errors import FairnessError
 from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_usage
 from toolkit.inference import FoundationModel
+from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
 from toolkit.resources import cache_folder
 from toolkit.runs.after import merge_report, time_one_by_one
 from toolkit.runs.chunks import answer_in_chunks
-from toolkit.runs.folder import RunFolder, opened, read_lines
+from toolkit.runs.folder import RunFolder, opened
 from toolkit.runs.hosted import check_keys, expires, tell_accounts
 from toolkit.runs.ledger import Costed, ledger
 from toolkit.runs.limits import machine_limits
