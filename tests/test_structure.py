@@ -15,7 +15,7 @@ PACKAGE = ROOT / "toolkit"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("seeds", "store", "meter", "resources", "json_lines"),
-    ("statistics", "economics"),
+    ("statistics", "economics", "tracking"),
     ("tasks",),
     ("models",),
     ("rendering",),
@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("report",),
     ("terminal",),
+    ("progress",),
     ("console",),
     ("commands",),
     ("cli",),

@@ -31,6 +31,9 @@ class RunFolder:
         self.manifest = root / "manifest.json"
         self.events = root / "events.jsonl"
         self.timings = root / "timings.jsonl"
+        self.training = root / "training.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.mlflow = root / "mlflow.json"
         self.scores = root / "scores.parquet"
         self.usage = root / "usage.parquet"
         self.comparison = root / "comparison.json"
@@ -45,10 +48,11 @@ class RunFolder:
         return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
 
     def forget(self) -> None:
-        """Removes what was fitted, answered and timed here, so that it is computed anew."""
-        for name in ("systems", "outputs"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        self.timings.unlink(missing_ok=True)
+        """Removes what was fitted, answered, timed and tracked here, so that it is computed anew."""
+        for folder in (self.root / "systems", self.root / "outputs", self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.timings, self.training, self.mlflow):
+            path.unlink(missing_ok=True)
 
     def unkeep(self, strategy: str, seed: int | None, store: Store) -> None:
         """Removes what a refused strategy left, here and in the Store: the same command must refuse it again."""
