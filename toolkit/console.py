@@ -1,4 +1,4 @@
-"""The live view of a run: events as lines that stay, and what goes on now as one line that is drawn again.
+"""The live view of a run: events as lines that stay, and what goes on now as a line that is drawn again.
 
 Where standard error is no terminal there are lines only.
 """
@@ -194,12 +194,13 @@ def in_words(activity: Activity) -> str:
     return f"{activity.what}{counted}{f', {activity.detail}' if activity.detail else ''}"
 
 
-def _fitting(activity: Activity, columns: int) -> str:
-    """In words, with as many whole items of its detail as fit."""
+def _broken(activity: Activity, columns: int) -> tuple[str, str]:
+    """In words, with as many whole items of its detail as fit, and the items that do not."""
     items = activity.detail.split(", ")
+    rest: list[str] = []
     while len(said := in_words(replace(activity, detail=", ".join(items)))) > columns and items:
-        items.pop()
-    return said
+        rest.insert(0, items.pop())
+    return said, ", ".join(rest)
 
 
 @contextmanager
@@ -240,7 +241,7 @@ class Now:
         self._activity = activity
 
     def line(self, width: int) -> RenderableType:
-        """For so many columns; of what does not fit the last is left out first."""
+        """For so many columns; what of its detail does not fit comes in a second line."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -249,8 +250,9 @@ class Now:
         columns = 16 if width >= 100 else 10
         bar = ProgressBar(activity.total or None, activity.done, width=columns, pulse=not activity.total)
         elapsed = Text(duration(self._clock() - self._since), style="dim", no_wrap=True)
-        said = _fitting(activity, width - columns - len(elapsed) - 2)
-        words = Text(said, no_wrap=True, overflow="ellipsis")
+        said, rest = _broken(activity, width - columns - len(elapsed) - 2)
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(bar, words, elapsed)
+        grid.add_row(bar, Text(said, no_wrap=True, overflow="ellipsis"), elapsed)
+        if rest:
+            grid.add_row("", Text(rest, style="dim"))
         return grid
