@@ -14,8 +14,8 @@ PACKAGE = ROOT / "toolkit"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("seeds", "store", "meter", "resources"),
-    ("statistics", "economics"),
+    ("seeds", "store", "meter", "resources", "json_lines"),
+    ("statistics", "economics", "tracking"),
     ("tasks",),
     ("models",),
     ("rendering",),
@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("report",),
     ("terminal",),
+    ("progress",),
     ("console",),
     ("commands",),
     ("cli",),

@@ -1,4 +1,4 @@
-"""The live view of a run: events as lines that stay, and what goes on now as one line that is drawn again.
+"""The live view of a run: events as lines that stay, and what goes on now as a line that is drawn again.
 
 Where standard error is no terminal there are lines only.
 """
@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.meter import Listener
+from toolkit.progress import TrainingProgress, forecast, validated
 from toolkit.terminal import counted, duration, is_live
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class Narrator:
         self._fits, self._clock = fits, clock
         self._strategy, self._number, self._trials = "", 0, 0
         self._started = clock()
-        self._training: tuple[float, int] | None = None
-        self._trained_tokens = 0
+        self._training = TrainingProgress(clock)
 
     def tell(self, name: str, fields: Mapping[str, Any]) -> Told:
         """One event. One that is not known here, or comes from an adapter in another shape, says nothing."""
@@ -83,7 +83,7 @@ class Narrator:
         return Told(f"{place}{self._strategy}: {fields['label']}{seed}", Activity(self._strategy))
 
     def _on_fit(self, fields: Mapping[str, Any]) -> Told:
-        self._training = None
+        self._training = TrainingProgress(self._clock)
         return Told(activity=self._now(f"fitting {fields['adapter']}"))
 
     def _on_drafts(self, fields: Mapping[str, Any]) -> Told:
@@ -96,19 +96,14 @@ class Narrator:
         return Told(activity=self._now(f"indexing {fields['documents']:,} documents"))
 
     def _on_train(self, fields: Mapping[str, Any]) -> Told:
-        step, steps = int(fields["step"]), int(fields["steps"])
-        said = [f"loss {fields['loss']:.3f}"]
-        now = self._clock()
-        if self._training is None:
-            self._training, self._trained_tokens = (now, step), 0
-        else:
-            since, first = self._training
-            self._trained_tokens += int(fields["tokens"])
-            elapsed = max(now - since, 1e-9)
-            said.append(f"{self._trained_tokens / elapsed:,.0f} tokens/s")
-            if step < steps:
-                said.append(f"{duration(elapsed / (step - first) * (steps - step))} left")
-        return Told(activity=self._now("training", step, steps, ", ".join(said)))
+        detail = self._training.step(fields)
+        return Told(activity=self._now("training", int(fields["step"]), int(fields["steps"]), detail))
+
+    def _on_forecast(self, fields: Mapping[str, Any]) -> Told:
+        return Told(f"  {forecast(fields)}")
+
+    def _on_validated(self, fields: Mapping[str, Any]) -> Told:
+        return Told(f"  {validated(fields)}")
 
     def _on_trial(self, fields: Mapping[str, Any]) -> Told:
         self._trials += 1
@@ -197,9 +192,18 @@ class PlainLines:
 
 
 def in_words(activity: Activity) -> str:
-    """`lora: training 12/45, loss 1.234, 1,830 tokens/s, 24 s left`."""
+    """`lora: training 12/45, loss 1.234, 24 s left, 1,830 tokens/s`."""
     counted = f" {activity.done}/{activity.total}" if activity.total else ""
     return f"{activity.what}{counted}{f', {activity.detail}' if activity.detail else ''}"
+
+
+def _broken(activity: Activity, columns: int) -> tuple[str, str]:
+    """In words, with as many whole items of its detail as fit, and the items that do not."""
+    items = activity.detail.split(", ")
+    rest: list[str] = []
+    while len(said := in_words(replace(activity, detail=", ".join(items)))) > columns and items:
+        rest.insert(0, items.pop())
+    return said, ", ".join(rest)
 
 
 @contextmanager
@@ -209,7 +213,7 @@ def _live(narrator: Narrator, stream: TextIO) -> Iterator[Listener]:
 
     console = Console(file=stream, highlight=False, markup=False)
     shown = Now(time.monotonic)
-    with Live(console=console, get_renderable=shown.line, refresh_per_second=5, transient=True):
+    with Live(console=console, get_renderable=lambda: shown.line(console.width), refresh_per_second=5, transient=True):
 
         def listen(name: str, fields: Mapping[str, Any]) -> None:
             told = narrator.tell(name, fields)
@@ -239,15 +243,19 @@ class Now:
             self._since = self._clock()
         self._activity = activity
 
-    def line(self) -> RenderableType:
+    def line(self, width: int) -> RenderableType:
+        """For so many columns; what of its detail does not fit comes in a second line."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         activity = self._activity
-        bar = ProgressBar(activity.total or None, activity.done, width=16, pulse=not activity.total)
-        words = Text(in_words(activity), no_wrap=True, overflow="ellipsis")
+        columns = 16 if width >= 100 else 10
+        bar = ProgressBar(activity.total or None, activity.done, width=columns, pulse=not activity.total)
         elapsed = Text(duration(self._clock() - self._since), style="dim", no_wrap=True)
+        said, rest = _broken(activity, width - columns - len(elapsed) - 2)
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(bar, words, elapsed)
+        grid.add_row(bar, Text(said, no_wrap=True, overflow="ellipsis"), elapsed)
+        if rest:
+            grid.add_row("", Text(rest, style="dim"))
         return grid

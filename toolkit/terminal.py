@@ -64,3 +64,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def gigabytes(amount_bytes: float) -> str:
+    """`1.4 GB` (powers of 1000)."""
+    return f"{amount_bytes / 1e9:.1f} GB"
+
+
+def large(number: int) -> str:
+    """`812`, `36,864`, `4.9 M`, `139 M`, `1.2 B`: three digits at most from a million on."""
+    for unit, scale in (("B", 10**9), ("M", 10**6)):
+        if number >= 0.9995 * scale:
+            shown = number / scale
+            return f"{shown:.0f} {unit}" if shown >= 99.5 else f"{shown:.1f} {unit}"
+    return f"{number:,}"
+
+
+def percent(share: float) -> str:
+    """`9 %`, and `0.4 %` where that would be none."""
+    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

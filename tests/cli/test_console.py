@@ -48,7 +48,7 @@ loaded in 9.0 s
   1 of 2 chunks stand already
   40 examples answered in 3.0 s
 [2/2] lora: tune, seed 0
-  lora: training 11/41, loss 1.900, 1,000 tokens/s, 30 s left
+  lora: training 11/41, loss 1.900, 30 s left, 1,000 tokens/s
   trained on 44,000 tokens in 48 s
   trial 1 on validation: 0.512
   answers stand already
@@ -91,7 +91,7 @@ def test_the_speed_counts_tokens_since_the_first_step_alone() -> None:
         activity = narrator.tell("train", {"step": step, "steps": 5, "loss": 1.0, "tokens": tokens}).activity
         assert activity is not None
         said.append(activity.detail)
-    assert said == ["loss 1.000", "loss 1.000, 300 tokens/s, 3.0 s left", "loss 1.000, 200 tokens/s, 2.0 s left"]
+    assert said == ["loss 1.000", "loss 1.000, 3.0 s left, 300 tokens/s", "loss 1.000, 2.0 s left, 200 tokens/s"]
 
 
 def test_a_second_training_starts_its_own_measure() -> None:
@@ -187,20 +187,35 @@ def test_quiet_writes_nothing() -> None:
     assert stream.getvalue() == ""
 
 
+def bar(shown: Now, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(shown.line(width))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
 def test_the_bar_counts_the_time_of_what_goes_on_now() -> None:
     clock = Clock()
     shown = Now(clock)
-    console = Console(width=80, file=io.StringIO(), color_system=None)
     clock.now = 5.0
-    shown.set(Activity("lora: training", 12, 45, "loss 1.234, 1,830 tokens/s, 2 min 24 s left"))
+    shown.set(Activity("lora: training", 12, 45, "loss 1.234, 2 min 24 s left"))
     clock.now = 8.0
-    shown.set(Activity("lora: training", 13, 45, "loss 1.230, 1,830 tokens/s, 2 min 20 s left, and much more"))
-    with console.capture() as captured:
-        console.print(shown.line())
-    (line,) = captured.get().splitlines()
+    shown.set(Activity("lora: training", 13, 45, "loss 1.230, 2 min 20 s left"))
+    (line,) = bar(shown, 80)
     assert "lora: training 13/45, loss 1.230" in line
-    assert line.rstrip().endswith("3.0 s")
-    assert len(line) <= 80
+    assert line.endswith("3.0 s")
+
+
+@pytest.mark.parametrize(("width", "rows"), [(80, 2), (130, 1)])
+def test_what_does_not_fit_beside_the_bar_stands_whole_below_it(width: int, rows: int) -> None:
+    shown = Now(Clock())
+    items = ["loss 1.230", "2 min 20 s left", "1,830 tokens/s", "1.4 GB", "9,120 supervised tokens"]
+    shown.set(Activity("lora: training", 13, 45, ", ".join(items)))
+    lines = bar(shown, width)
+    assert len(lines) == rows
+    assert max(map(len, lines)) <= width
+    found = [item for line in lines for item in items if item in line]
+    assert found == items  # each once, in order, and none of them cut
 
 
 def test_a_real_run_is_told_from_its_loading_to_its_timing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +24,11 @@ def finished(
 ) -> Callable[..., Result]:
     """`toolkit run` whose run tells of a notice and then is done."""
 
-    def run(recipe: object, out: Path | None, listener: Any, **_: object) -> RunResult:
+    def run(recipe: object, out: Path | None, listener: Any, trackers: Sequence[str], **_: object) -> RunResult:
         listener("notice", {"text": "model-x: downloading"})
         listener("strategy", {"strategy": "zero_shot", "seed": None, "label": "no adaptation"})
+        for name in trackers:
+            listener("notice", {"text": f"tracked by {name}"})
         return RunResult(out or Path("runs/small"), comparison, ledger)
 
     strategy = SimpleNamespace(name="zero_shot", seeded=False, uses=())
@@ -42,6 +44,12 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(finis
     assert result.stderr == "small: zero_shot\nmodel-x: downloading\n[1/1] zero_shot: no adaptation\n"
     assert "BETTER" in result.stdout
     assert result.stdout.endswith("report: runs/mine/report.html\nrun:    runs/mine\n")
+
+
+def test_trackers_are_named_one_by_one(finished: Callable[..., Result]) -> None:
+    result = finished("run", "small", "--track", "tensorboard", "--track", "mlflow")
+    assert result.exit_code == 0
+    assert result.stderr.endswith("tracked by tensorboard\ntracked by mlflow\n")
 
 
 def test_quiet_gives_nothing_but_the_result(finished: Callable[..., Result]) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from faulty_server import FaultyServer
 
+from toolkit.json_lines import read_lines
 from toolkit.models import fetch_weights, resolve
-from toolkit.runs.folder import read_lines
 from toolkit.runs.run import run
 
 pytestmark = pytest.mark.end_to_end

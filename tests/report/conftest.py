@@ -13,7 +13,8 @@ import pytest
 from toolkit.comparison.contrast import contrasts, estimate, slice_scores
 from toolkit.comparison.measure import Candidate, Plan
 from toolkit.evaluation import METRICS, ScoreRow, usage_rows, write_scores, write_usage
-from toolkit.runs.records import dumps, pretty, to_line
+from toolkit.json_lines import dumps
+from toolkit.runs.records import pretty, to_line
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
 
 STRATEGIES = {

@@ -105,7 +105,7 @@ def start(world: World, tmp_path: Path) -> Callable[..., RunResult]:
     return started
 
 
-RUN_WORDS = ("overrides", "fresh", "replace", "listener", "load")
+RUN_WORDS = ("overrides", "fresh", "replace", "listener", "load", "trackers")
 
 
 @pytest.fixture

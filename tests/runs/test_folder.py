@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from toolkit.errors import DataError, OverLengthError, RunError
+from toolkit.json_lines import append_line, read_lines
 from toolkit.recipe import load_recipe
 from toolkit.rendering import Draft, Template
-from toolkit.runs.folder import append_line, read_lines
 from toolkit.runs.reopen import FinishedRun, load_model, reopen
 from toolkit.runs.run import RunResult, run
 from toolkit.strategies.system import Conditions, System

@@ -16,7 +16,7 @@ from toolkit.errors import ModelError, RecipeError
 from toolkit.evaluation import read_usage
 from toolkit.inference import RemoteModel
 from toolkit.inference.remote.rate import Clock
-from toolkit.runs.folder import read_lines
+from toolkit.json_lines import read_lines
 from toolkit.runs.hosted import expires
 from toolkit.runs.reopen import reopen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,14 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Move another recipe's run in DIR aside, and still use its results.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also send trainings to tensorboard or mlflow; give it twice for both.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
     """Run a recipe and compare its strategies.
@@ -46,12 +55,13 @@ def run(
       toolkit run recipes/handbook.yaml seeds=[0,1,2] --out runs/three-seeds
       toolkit run my-recipe.yaml strategies.rag.retrieve.top_k=5 model=smollm2-135m-instruct
       toolkit run my-recipe.yaml --limit 8
+      toolkit run my-recipe.yaml --track tensorboard
     """
     from toolkit.recipe import load_recipe
 
     given = [*(overrides or []), *([f"limit={limit}"] if limit is not None else [])]
     loaded = load_recipe(recipe, given)
-    result = _with_progress(loaded, out, fresh, replace, quiet)
+    result = _with_progress(loaded, out, fresh, replace, quiet, track or ())
     from toolkit.commands.verdicts import result_lines
     from toolkit.terminal import colours, width
 
@@ -61,7 +71,9 @@ def run(
     typer.echo(f"run:    {result.folder}")
 
 
-def _with_progress(recipe: Recipe, out: Path | None, fresh: bool, replace: bool, quiet: bool) -> RunResult:
+def _with_progress(
+    recipe: Recipe, out: Path | None, fresh: bool, replace: bool, quiet: bool, trackers: Sequence[str]
+) -> RunResult:
     from toolkit.console import listening
     from toolkit.runs.prepare import seeds_of
     from toolkit.runs.run import run as run_recipe
@@ -70,4 +82,4 @@ def _with_progress(recipe: Recipe, out: Path | None, fresh: bool, replace: bool,
     if not quiet:
         typer.echo(f"{recipe.name}: {', '.join(strategy.name for strategy in recipe.strategies)}", err=True)
     with listening(quiet, fits) as listener:
-        return run_recipe(recipe, out=out, fresh=fresh, replace=replace, listener=listener)
+        return run_recipe(recipe, out=out, fresh=fresh, replace=replace, listener=listener, trackers=trackers)

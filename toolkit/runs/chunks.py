@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import RunError
+from toolkit.json_lines import dumps
 from toolkit.meter import Meter
 from toolkit.runs.hosted import replayed_wall_seconds
-from toolkit.runs.records import dumps, from_line, to_line
+from toolkit.runs.records import from_line, to_line
 from toolkit.store import Store, key_of
 from toolkit.strategies.system import System
 from toolkit.tasks.example import Example

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toolkit.errors import RunError
+from toolkit.json_lines import append_line, read_lines
 from toolkit.meter import Listener
 from toolkit.recipe import Recipe
-from toolkit.runs.records import dumps
+from toolkit.seeds import seed_name
 from toolkit.store import Store, write_atomically
 
 
@@ -31,6 +31,9 @@ class RunFolder:
         self.manifest = root / "manifest.json"
         self.events = root / "events.jsonl"
         self.timings = root / "timings.jsonl"
+        self.training = root / "training.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.mlflow = root / "mlflow.json"
         self.scores = root / "scores.parquet"
         self.usage = root / "usage.parquet"
         self.comparison = root / "comparison.json"
@@ -45,10 +48,11 @@ class RunFolder:
         return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
 
     def forget(self) -> None:
-        """Removes what was fitted, answered and timed here, so that it is computed anew."""
-        for name in ("systems", "outputs"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        self.timings.unlink(missing_ok=True)
+        """Removes what was fitted, answered, timed and tracked here, so that it is computed anew."""
+        for folder in (self.root / "systems", self.root / "outputs", self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.timings, self.training, self.mlflow):
+            path.unlink(missing_ok=True)
 
     def unkeep(self, strategy: str, seed: int | None, store: Store) -> None:
         """Removes what a refused strategy left, here and in the Store: the same command must refuse it again."""
@@ -71,11 +75,6 @@ class RunFolder:
                 also(name, fields)
 
         return listen
-
-
-def seed_name(seed: int | None) -> str:
-    """`seed-0`; a strategy that runs once is `seed-none`."""
-    return "seed-none" if seed is None else f"seed-{seed}"
 
 
 @contextmanager
@@ -129,31 +128,3 @@ def _unused(root: Path, digest: str) -> Path:
     """A folder beside a run's, to move what it holds into."""
     names = (f"{root.name}.replaced-{digest[:8]}-{number}" for number in count(1))
     return next(root.with_name(name) for name in names if not root.with_name(name).exists())
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """One JSON line at the end of a file; half a line that stands there is ended first.
-
-    Raises:
-        RunError: the disk says no.
-    """
-    line = (dumps(dict(record)) + "\n").encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
-                line = b"\n" + line
-            file.write(line)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file; torn ones are left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().splitlines():  # a text's would also be cut where a string holds U+2028
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return records

@@ -29,11 +29,6 @@ def from_line(record: dict[str, Any]) -> Output:
     return Output(**fields)
 
 
-def dumps(record: Any) -> str:
-    """Compact JSON with sorted keys: equal content gives equal bytes."""
-    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
 def pretty(record: Any) -> bytes:
     """Indented JSON in the record's own order, with a final newline."""
     return (json.dumps(record, ensure_ascii=False, indent=2) + "\n").encode()

@@ -11,11 +11,12 @@ from pydantic import JsonValue
 
 from toolkit.errors import DataError, OverLengthError, RunError, nearest
 from toolkit.inference import LocalModel, RemoteModel
+from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import load_recipe
 from toolkit.rendering import TrainingSequence
 from toolkit.resources import cache_folder
-from toolkit.runs.folder import RunFolder, read_lines
+from toolkit.runs.folder import RunFolder
 from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import from_line
 from toolkit.store import Store

@@ -12,12 +12,13 @@ from toolkit.comparison.fairness import check_base
 from toolkit.errors import FairnessError
 from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_usage
 from toolkit.inference import FoundationModel
+from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
 from toolkit.resources import cache_folder
 from toolkit.runs.after import merge_report, time_one_by_one
 from toolkit.runs.chunks import answer_in_chunks
-from toolkit.runs.folder import RunFolder, opened, read_lines
+from toolkit.runs.folder import RunFolder, opened
 from toolkit.runs.hosted import check_keys, expires, tell_accounts
 from toolkit.runs.ledger import Costed, ledger
 from toolkit.runs.limits import machine_limits
@@ -25,6 +26,7 @@ from toolkit.runs.manifest import manifest
 from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import pretty
 from toolkit.runs.summary import Judged, compare
+from toolkit.runs.tracked import tracked, trackers_of
 from toolkit.store import Store, key_of, write_atomically
 from toolkit.strategies.adapter import Answerer
 from toolkit.strategies.fitting import Fitted, fit
@@ -32,6 +34,7 @@ from toolkit.strategies.strategy import Strategy, in_order_of_use
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output
 from toolkit.tasks.splits import sample
+from toolkit.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def run(
     listener: Listener | None = None,
     load: ModelLoader | None = None,
     store: Path | None = None,
+    trackers: Sequence[str | Tracker] = (),
 ) -> RunResult:
     """Runs a recipe and leaves the files of a run folder.
 
@@ -74,17 +78,20 @@ def run(
         listener: told of every event, for a live view.
         load: from a model's name to a model; for scripted and hosted models.
         store: the Store's folder; the user's cache by default.
+        trackers: told of trainings besides `training.jsonl`: `tensorboard`, `mlflow`, or a `Tracker` of your own.
 
     Raises:
         ToolkitError: one message a person can act on; finished work is kept.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     root = out if out is not None else Path("runs") / f"{loaded.name}-{loaded.digest[:8]}"
-    with opened(root, loaded, replace) as folder:
-        meter = Meter(folder.listener(listener))
+    chosen = trackers_of(trackers, RunFolder(root))  # one that is not installed is told before anything is computed
+    with opened(root, loaded, replace) as folder, tracked(chosen, loaded, folder.listener(listener)) as told:
         kept = Store(store if store is not None else cache_folder() / "store", read=not fresh)
         with machine_limits(root):
-            return _run(loaded, folder, kept, meter, load)
+            result = _run(loaded, folder, kept, Meter(told), load)
+        told.conclude(result.comparison)
+        return result
 
 
 def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: ModelLoader | None) -> RunResult:
