@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,30 @@ def make_module() -> Callable[..., Any]:
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_adapter() -> Callable[..., Path]:
+    """PEFT alone, as another trainer: an adapter for a module, which changes its answers, saved in a folder."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from toolkit.models.weights import shared_copy
+
+    def save(module: Any, folder: Path, **settings: Any) -> Path:
+        config = LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear", **settings})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+            adapted = get_peft_model(shared_copy(module), config)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        adapted.save_pretrained(str(folder))
+        return folder
+
+    return save
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from toolkit.strategies.controls import OracleAdapter, RandomPassagesAdapter
 from toolkit.strategies.neighbours import NearestNeighbourAdapter
 from toolkit.strategies.prompt import PromptAdapter
 from toolkit.strategies.retrieve import RetrieveAdapter
+from toolkit.strategies.trained import TrainedAdapter
 from toolkit.strategies.tune import TuneAdapter
 from toolkit.tasks.task import Task
 from toolkit.testing import check_adapter, check_encoder, check_model
@@ -30,6 +31,7 @@ FOR_CHOICES = {
     "prompt without shots": PromptAdapter(shots=0, template="answer"),
     "nearest neighbour": NearestNeighbourAdapter(neighbours=3),
     "tune": TuneAdapter.model_validate(TUNE),
+    "adapter": TrainedAdapter(path="my-adapter"),
 }
 FOR_TEXTS = {
     "prompt random": PromptAdapter(shots=2),
@@ -41,6 +43,15 @@ FOR_TEXTS = {
 }
 
 
+@pytest.fixture
+def _trained_elsewhere(
+    save_adapter: Callable[..., Path], tiny_model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_adapter(tiny_model.module, tmp_path / "my-adapter")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_trained_elsewhere")
 @pytest.mark.parametrize("name", FOR_CHOICES)
 def test_adapters_on_a_choice_task(choice_task: Task, tiny_model: LocalModel, tmp_path: Path, name: str) -> None:
     check_adapter(FOR_CHOICES[name], choice_task, tiny_model, tmp_path / "check", HashingEncoder())

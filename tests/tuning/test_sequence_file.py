@@ -19,6 +19,7 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import SequenceFile, TuneSettings, train, write_sequences
 from toolkit.tuning import sequence_file as module
 from toolkit.tuning.amounts import Measured, content_digest, lengths, supervised_counts
+from toolkit.tuning.progress import StepReport
 
 FILES = ["manifest.json", "offsets.i64", "supervised.bits", "token_ids.i32"]
 

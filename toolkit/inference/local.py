@@ -41,6 +41,7 @@ class LocalModel:
         context_tokens: the longest sequence the model takes.
         batch_tokens: tokens a forward pass; fixed before a run, for a pass's make-up moves bf16 results. On a GPU that
             runs out of memory it is halved and the work done again.
+        source: where the weights come from exactly; empty where nobody says.
     """
 
     can_score = True
@@ -54,6 +55,7 @@ class LocalModel:
         digest: str,
         context_tokens: int | None,
         batch_tokens: int = 4096,
+        source: str = "",
     ) -> None:
         self.module = module
         self.renderer = renderer
@@ -61,13 +63,20 @@ class LocalModel:
         self.digest = digest
         self.context_tokens = context_tokens
         self.batch_tokens = batch_tokens
+        self.source = source
         self._prefix: Prefix | None = None
 
     @classmethod
     def of(cls, loaded: LoadedModel, batch_tokens: int = 4096) -> LocalModel:
         """From what `toolkit.models.load_pretrained` gives."""
         return cls(
-            loaded.module, Renderer(loaded.tokenizer), loaded.name, loaded.digest, loaded.context_length, batch_tokens
+            loaded.module,
+            Renderer(loaded.tokenizer),
+            loaded.name,
+            loaded.digest,
+            loaded.context_length,
+            batch_tokens,
+            loaded.source,
         )
 
     @cached_property

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
+from toolkit.models.adapter_files import PREFIX, TENSORS, declared_base, plain_name, read_settings, writing_into_base
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import holds_all_weights, load_whole, whole_digest
 
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch.nn import Module
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+class MisfitError(ModelError):
+    """An adapter does not fit a model; `reason` says why without naming the adapter's folder."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"adapter '{folder}' does not fit the model: {reason}")
+        self.reason = reason
 
 
 def load_adapter(module: Any, folder: Path | str) -> Any:
@@ -30,7 +37,8 @@ def load_adapter(module: Any, folder: Path | str) -> Any:
     The adapter's tensors take the base's dtype, as in training, where they are cast before use.
 
     Raises:
-        ModelError: the folder holds no safetensors adapter, or it does not fit the model.
+        ModelError: the folder holds no safetensors adapter, or one that would write into the base.
+        MisfitError: it does not fit the model.
     """
     if holds_all_weights(folder):
         return load_whole(module, folder)
@@ -70,7 +78,7 @@ def adapter_digest(folder: Path | str) -> str:
     folder = Path(folder)
     if holds_all_weights(folder):
         return whole_digest(folder)
-    settings = _settings(folder)
+    settings = read_settings(folder)
     settings.pop("base_model_name_or_path", None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update((folder / TENSORS).read_bytes())
@@ -98,7 +106,8 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
     from peft import PeftConfig, PeftModel
     from safetensors import SafetensorError
 
-    _settings(folder)
+    if faults := writing_into_base(folder):
+        raise ModelError(f"adapter '{folder}': {'; '.join(faults)}")
     copied = shared_copy(module)
     with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():  # PEFT draws before it reads
         warnings.simplefilter("ignore")  # tensors that are missing are an error below
@@ -113,7 +122,7 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
             if isinstance(error, ModelError):
                 raise
             first = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"adapter '{folder}' does not fit the model: {first[0]}") from error
+            raise MisfitError(folder, _misfit(module, folder) or first[0]) from error
     adapted.requires_grad_(False)
     adapted.eval()
     return adapted
@@ -127,20 +136,31 @@ def _check_names(adapted: PeftModel, folder: Path) -> None:
     with safe_open(str(folder / TENSORS), framework="pt") as file:
         stored = set(file.keys())
     needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    wrong = sorted(needed - stored) + sorted(name for name in stored - needed if "lora_" in name)
-    if wrong:
-        raise ValueError(f"{len(wrong)} tensors differ by name, the first is {wrong[0]}")
+    if missing := sorted(needed - stored):
+        raise ValueError(f"{TENSORS} lacks {len(missing)} of {len(needed)} tensors, the first is {missing[0]}")
+    if left := sorted(name for name in stored - needed if "lora_" in name):
+        raise ValueError(f"{TENSORS} holds {len(left)} tensors too many, the first is {left[0]}")
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration, once both files are known to be there."""
-    for name in (CONFIG, TENSORS):
-        if not (folder / name).is_file():
-            raise ModelError(f"'{folder}' is not an adapter: it holds no {name} (pickled adapters are not read)")
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"'{folder / CONFIG}' is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ModelError(f"'{folder / CONFIG}' holds no settings")
-    return settings
+def _misfit(module: Any, folder: Path) -> str | None:
+    """Which layers LoRA's tensors do not belong to, by name or by size; None where all seem to fit."""
+    from safetensors import safe_open
+
+    sizes: dict[str, dict[str, int]] = {}
+    with safe_open(str(folder / TENSORS), framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            layer, _, matrix = plain_name(name).removeprefix(PREFIX).partition(".lora_")
+            shape = file.get_slice(name).get_shape()
+            if matrix[:2] in ("A.", "B."):
+                sizes.setdefault(layer, {})[matrix[:1]] = shape[1] if matrix[:1] == "A" else shape[0]
+    there = dict(module.named_modules())
+    trained_on = declared_base(folder)
+    other = f"it was trained on another model{f', it says on {trained_on}' if trained_on else ''}"
+    if absent := sorted(layer for layer in sizes if layer not in there):
+        return f"{len(absent)} of the {len(sizes)} layers it adapts are not there, the first is {absent[0]}: {other}"
+    for layer, size in sizes.items():
+        shape = getattr(getattr(there[layer], "weight", None), "shape", ())
+        if size.keys() == {"A", "B"} and sorted(shape) != sorted(size.values()):
+            found = f"takes {size['A']} numbers and gives {size['B']}"
+            return f"its part of {layer} {found}, where the model has {' x '.join(map(str, shape))} weights: {other}"
+    return None

@@ -89,6 +89,11 @@ class Recipe:
     digest: str
     document: Document = field(repr=False, compare=False)
 
+    def model_of(self, strategy: str) -> str:
+        """The catalogue name of the model that a strategy asks."""
+        own = self.overrides[strategy].model
+        return self.models[own] if own else self.model
+
     def decoding_of(self, strategy: str) -> Decoding:
         """The recipe's decoding with what the strategy sets in its place.
 

@@ -72,7 +72,7 @@ def break_evens(run: RunFiles) -> list[str]:
 
 def _seconds(run: RunFiles, name: str) -> tuple[float, float] | None:
     found = run.costs(name)
-    if not found or found["per_query"]["seconds"] is None:
+    if not found or found["per_query"]["seconds"] is None or name in run.trained_elsewhere:
         return None
     return float(found["fixed"]["fit_seconds"]), float(found["per_query"]["seconds"])
 
@@ -83,7 +83,7 @@ def _fixed(run: RunFiles) -> Table:
     for name in run.ranked:
         fixed = run.costs(name).get("fixed", {})
         cells = [
-            figures.seconds(fixed.get("fit_seconds")),
+            figures.seconds(None if name in run.trained_elsewhere else fixed.get("fit_seconds")),
             figures.count(fixed.get("trials")),
             figures.size(fixed.get("adapter_bytes")),
             figures.size(fixed.get("index_bytes")),

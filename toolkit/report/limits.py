@@ -26,6 +26,12 @@ def _of_design(run: RunFiles) -> Iterator[str]:
     comparison = run.comparison
     if comparison["smoke"]:
         yield "It is a smoke run on a sample: its figures show that things work, and no verdict is given."
+    if elsewhere := run.trained_elsewhere:
+        were, they, their = ("was", "it", "its") if len(elsewhere) == 1 else ("were", "they", "their")
+        yield (
+            f"{listed(elsewhere)} {were} trained elsewhere: what {they} learnt from is unknown here, so whether {they} "
+            f"saw the test rows is unknown; if {they} did, {their} score says nothing of new ones."
+        )
     seeded = [name for name in run.ranked if any(seed is not None for seed in run.strategies[name]["seeds"])]
     if seeded and len(comparison.get("seeds", [])) == 1:
         yield (
@@ -91,5 +97,7 @@ def _of_costs(run: RunFiles) -> Iterator[str]:
         yield f"Not timed one by one: {listed(untimed)}."
     if unknown := [name for name in candidates if not run.costs(name)]:
         yield f"Without an entry in the ledger: {listed(unknown)}."
+    if elsewhere := run.trained_elsewhere:
+        yield f"What the training of {listed(elsewhere)} took is unknown: it is in no figure of costs."
     if all(row.price is None for row in run.usage):
         yield "Costs are in seconds, bytes and tokens of this machine; no prices were known."

@@ -43,6 +43,11 @@ class RunFiles:
         """Strategies as the report lists them: see `ranked`."""
         return ranked(self.comparison)
 
+    @property
+    def trained_elsewhere(self) -> list[str]:
+        """Strategies whose weights learnt before this run, from data that is unknown here; ranked."""
+        return [name for name in self.ranked if self.strategies[name].get("trained_elsewhere")]
+
     def costs(self, strategy: str) -> Record:
         """A strategy's ledger entry, empty where there is none."""
         return entry(self.ledger, strategy)

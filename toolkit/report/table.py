@@ -99,13 +99,14 @@ def as_texts(row: VerdictRow) -> tuple[tuple[str, str], ...]:
 
 def _row(comparison: Mapping[str, Any], name: str, costs: Mapping[str, Any]) -> VerdictRow:
     facts = comparison["strategies"][name]
+    elsewhere = bool(facts.get("trained_elsewhere"))
     side = between(comparison, name, comparison.get("baseline"))
     fixed, query = costs.get("fixed", {}), costs.get("per_query", {})
     latency = query.get("latency_seconds") or {}
     prompt = query.get("prompt_tokens")
     return VerdictRow(
         strategy=name,
-        label=facts["label"],
+        label=facts["label"] + (", trained elsewhere" if elsewhere else ""),
         control=facts["control"],
         metric=comparison["metric"],
         score=facts["score"],
@@ -115,7 +116,7 @@ def _row(comparison: Mapping[str, Any], name: str, costs: Mapping[str, Any]) -> 
         p_holm=side.p_holm if side else None,
         word=_word(comparison, name, facts["control"], side),
         resolvable=side.resolvable if side else None,
-        fit_seconds=fixed.get("fit_seconds"),
+        fit_seconds=None if elsewhere else fixed.get("fit_seconds"),
         adapter_bytes=fixed.get("adapter_bytes"),
         index_bytes=fixed.get("index_bytes"),
         prompt_tokens=None if prompt is None else float(sum(prompt.values())),

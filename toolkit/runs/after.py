@@ -1,21 +1,25 @@
-"""After answering: what merging would change, and one-by-one timings."""
+"""After answering: what merging would change, the prompt that tuned weights expect, and one-by-one timings."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import DataError
 from toolkit.inference import FoundationModel
 from toolkit.meter import Meter
+from toolkit.rendering.draft import Draft
 from toolkit.runs.chunks import chunk_key
 from toolkit.runs.hosted import replayed_seconds
 from toolkit.runs.records import pretty
 from toolkit.store import Store, key_of, write_atomically
 from toolkit.strategies.system import System
 from toolkit.tasks.example import Example
+from toolkit.tasks.task import TrainingTask
 
 MERGE_EXAMPLES = 64
 """Validation examples on which merged and unmerged answers are compared."""
@@ -48,6 +52,42 @@ def _merged_against_beside(system: System, base: FoundationModel, asked: Sequenc
         (one.status, one.answer) != (other.status, other.answer) for one, other in zip(beside, within, strict=True)
     )
     return {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
+
+
+def prompt_report(system: System, task: TrainingTask, path: Path) -> None:
+    """Writes beside a system the prompt that its weights are asked with, a name in braces for each input.
+
+    Passages and demonstrations are left out: they are other parts' and data. `text` is what a plain tokeniser turns
+    into the very ids that are sent; None where there is no such text.
+    """
+    shown = [*task.validation, *task.train][0]
+    (draft,) = system.extended([shown.unlabelled(keep_spans=system.strategy.control)])
+    blank = Example("blank", {name: f"{{{name}}}" for name in shown.inputs})
+    template, conditions = draft.template, system.conditions
+    report: dict[str, Any] = {
+        "template": {**asdict(template), "digest": template.digest},
+        "instruction": draft.contract.instruction,
+        "inputs": list(shown.inputs),
+        "text": _text_of(Draft(blank, template, draft.contract), system),
+        "answer_by": conditions.answer_by,
+        "max_new_tokens": conditions.sampling.max_new_tokens,
+        "stop_ids": sorted(system.renderer.stop_ids),
+    }
+    write_atomically(path, pretty(report))
+
+
+def _text_of(draft: Draft, system: System) -> str | None:
+    tokenizer = system.renderer.tokenizer
+    try:
+        ids = system.renderer.prompt(draft).token_ids
+    except DataError:
+        return None  # the template wants more of an input than that it is a text
+    if ids is None or tokenizer is None:
+        return None
+    text = str(tokenizer.decode(list(ids)))
+    named = all(str(value) in text for value in draft.example.inputs.values())
+    same = tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) == ids
+    return text if named and same else None
 
 
 def time_one_by_one(

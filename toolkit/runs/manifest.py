@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
 from toolkit.runs.prepare import Prepared, seeds_of
+from toolkit.strategies.adapter import Adapter
 
 
 def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             "name": task.name,
             "kind": task.contract.kind,
             "digest": task.digest,
+            "training_digest": task.training_digest,
             "test_digest": task.test_digest,
             "sizes": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
             "scored": examples,
@@ -38,7 +41,8 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
                 "label": strategy.label(),
                 "control": strategy.control,
                 "seeds": list(seeds_of(strategy, recipe)),
-                "adapters": [{adapter.kind: adapter.settings.model_dump(mode="json")} for adapter in strategy.adapters],
+                "adapters": [{adapter.kind: _settings(adapter.settings)} for adapter in strategy.adapters],
+                "contents": [dict(adapter.settings.content()) for adapter in strategy.adapters],
                 "factors": asdict(prepared.sheets[strategy.name]),
             }
             for strategy in recipe.strategies
@@ -46,10 +50,18 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
     }
 
 
+def _settings(settings: Adapter) -> dict[str, Any]:
+    """An adapter's settings; of the places in them the last name, for the rest is of this machine."""
+    said = settings.model_dump(mode="json")
+    return {name: PurePath(value).name if name in settings.places else value for name, value in said.items()}
+
+
 def _model(model: FoundationModel) -> dict[str, Any]:
-    """What identifies a model, and for a local one how it computes: its path may differ from another model's."""
+    """What identifies a model, and for a local one where its weights come from (of a folder that it is one) and how
+    it computes: its path may differ from another model's."""
     facts: dict[str, Any] = {"digest": model.digest}
     if isinstance(model, LocalModel):
         dtype, device = str(model.module.dtype).removeprefix("torch."), str(model.module.device.type)
-        facts |= {"dtype": dtype, "device": device, "path": model.path}
+        source = "folder" if model.source.startswith("folder:") else model.source
+        facts |= {"source": source, "dtype": dtype, "device": device, "path": model.path}
     return facts

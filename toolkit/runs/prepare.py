@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, get_args
 
 from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
-from toolkit.errors import RecipeError, listing, nearest
+from toolkit.errors import RecipeError, listing
 from toolkit.evaluation import metrics_for
 from toolkit.evaluation.metric import Metric
 from toolkit.inference import FoundationModel, LocalModel, RemoteModel, Sampling
@@ -17,10 +17,10 @@ from toolkit.recipe import Recipe
 from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
+from toolkit.runs.checks import check_adapters, check_contrast_metrics, check_models, declares
 from toolkit.runs.environment import environment
 from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
-from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
 from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import AnswerBy, Conditions, Likelihood, written_choices
@@ -60,11 +60,14 @@ class Prepared:
         return found
 
 
-def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None = None, finished: bool = False
+) -> Prepared:
     """Loads the task and the models and checks everything that can be checked before a model call.
 
     Args:
         load: from a catalog name to a model; by default through `toolkit.models`, local or served.
+        finished: all parts are fitted, so that what only fitting needs may be gone.
 
     Raises:
         ToolkitError: all that is wrong with the recipe's task, adapters, splits, contrasts or lengths.
@@ -73,20 +76,24 @@ def prepare(recipe: Recipe, store: Store, meter: Meter, load: ModelLoader | None
     if recipe.metrics:
         task = replace(task, metrics=tuple(recipe.metrics))
     metrics = metrics_for(task.metrics, task.contract)
-    _check_contrast_metrics(recipe, [metric.name for metric in metrics])
+    check_contrast_metrics(recipe, [metric.name for metric in metrics])
     check_splits(task)
-    _check_adapters(recipe, task)
+    recipe = replace(recipe, strategies=tuple(strategy.beside(recipe.path) for strategy in recipe.strategies))
+    if not finished:
+        check_adapters(recipe, task)
     with meter.stage("load"):
         load_once = lru_cache(maxsize=None)(load or (lambda name: load_model(name, recipe, store, meter)))
         embedder = _embedder(recipe, meter)
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
     check_tunable(recipe, benches)
+    if not finished:
+        check_models(recipe, benches)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
     for contrast in recipe.contrasts:
         check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
     for strategy in recipe.strategies:
-        if any(_declares(adapter.settings, "corpus") for adapter in strategy.adapters):
+        if any(declares(adapter.settings, "corpus") for adapter in strategy.adapters):
             _ = benches[strategy.name].corpus_digest  # an unreadable corpus is told before anything is computed
     if recipe.over_length == "stop":
         _check_lengths(task, benches)
@@ -160,7 +167,7 @@ def _benches(
     benches = {}
     for strategy in recipe.strategies:
         own = recipe.overrides[strategy.name]
-        name = recipe.models[own.model] if own.model else recipe.model
+        name = recipe.model_of(strategy.name)
         template = own.template or recipe.template
         answer_by = own.answer_by or recipe.answer_by
         decoding = recipe.decoding_of(strategy.name)
@@ -234,38 +241,6 @@ def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
         return Encoder.load(str(fetch_weights(entry, notice).folder))
 
     return load
-
-
-def _check_adapters(recipe: Recipe, task: Task) -> None:
-    problems = [
-        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: {problem}"
-        for strategy in recipe.strategies
-        for adapter in strategy.adapters
-        for problem in (*adapter.settings.check(task.without_test()), *_missing(adapter.settings, recipe))
-    ]
-    if problems:
-        raise RecipeError(listing(problems, "the recipe does not suit its task"))
-
-
-def _check_contrast_metrics(recipe: Recipe, known: Sequence[str]) -> None:
-    problems = [
-        f"{contrast.a} - {contrast.b}: '{contrast.metric}' is not measured{nearest(contrast.metric, known)}"
-        for contrast in recipe.contrasts
-        if contrast.metric is not None and contrast.metric not in known
-    ]
-    if problems:
-        raise RecipeError(listing(problems, f"{recipe.where('contrasts')}: metrics are {', '.join(known)}"))
-
-
-def _declares(settings: Adapter, dependency: Dependency) -> bool:
-    """An adapter that does not say what it depends on is taken to depend on everything, and to need nothing."""
-    return type(settings).depends_on is not Adapter.depends_on and dependency in settings.depends_on()
-
-
-def _missing(settings: Adapter, recipe: Recipe) -> list[str]:
-    if recipe.embedder is None and _declares(settings, "encoder"):
-        return ["needs an embedder and the recipe names none: add `embedder: all-minilm-l6-v2`"]
-    return []
 
 
 def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:

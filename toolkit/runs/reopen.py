@@ -13,7 +13,7 @@ from toolkit.errors import DataError, OverLengthError, RunError, nearest
 from toolkit.inference import LocalModel, RemoteModel
 from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
-from toolkit.recipe import load_recipe
+from toolkit.recipe import Recipe, load_recipe
 from toolkit.rendering import TrainingSequence
 from toolkit.resources import cache_folder
 from toolkit.runs.folder import RunFolder
@@ -84,11 +84,7 @@ class FinishedRun:
         Raises:
             RunError: no such strategy in this run.
         """
-        names = [strategy.name for strategy in self.strategies]
-        if name not in names:
-            there = ", ".join(names)
-            raise RunError(f"{self.folder.root} has no strategy '{name}'{nearest(name, names)}; it has: {there}")
-        strategy = self.strategies[names.index(name)]
+        strategy = strategy_of(self.folder, self.prepared.recipe, name)
         chosen = seed if seed is not None else seeds_of(strategy, self.prepared.recipe)[0]
         if (name, chosen) not in self._systems:
             bench = self.prepared.benches[name].seeded(chosen)
@@ -188,9 +184,8 @@ class FinishedRun:
             sent = self._messages_sent(system, output, example)
         else:
             sent = str(tokenizer.decode(list(ids)))
-        trained = None
-        if system.tuned and example.targets is not None:
-            trained = next(iter(self._taught(strategy, seed, [example])), None)
+        taught = self._taught(strategy, seed, [example]) if example.targets is not None else []
+        trained = taught[0] if taught else None
         return Shown(strategy.name, seed, output, sent, trained)
 
     def _messages_sent(self, system: System, output: Output, example: Example) -> str:
@@ -204,6 +199,15 @@ class FinishedRun:
         return "\n\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
 
 
+def strategy_of(folder: RunFolder, recipe: Recipe, name: str) -> Strategy:
+    """The strategy of that name. Raises RunError with the nearest match."""
+    names = [strategy.name for strategy in recipe.strategies]
+    if name not in names:
+        there = ", ".join(names)
+        raise RunError(f"{folder.root} has no strategy '{name}'{nearest(name, names)}; it has: {there}")
+    return recipe.strategies[names.index(name)]
+
+
 def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | None = None) -> FinishedRun:
     """Opens a run folder.
 
@@ -212,10 +216,20 @@ def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | Non
         ToolkitError: its recipe's task or models are not what they were or cannot be loaded.
     """
     folder = RunFolder(root)
-    if not folder.recipe.is_file():
-        raise RunError(f"{root} holds no run: `recipe.yaml` is missing")
-    recipe = load_recipe(folder.recipe)
-    if folder.recipe_source.is_file():  # what the recipe names may lie beside where it was written
-        recipe = replace(recipe, path=Path(folder.recipe_source.read_text(encoding="utf-8")))
+    recipe = recipe_of(folder)
     store = Store(cache_folder() / "store")
-    return FinishedRun(folder, prepare(recipe, store, Meter(listener), load))
+    return FinishedRun(folder, prepare(recipe, store, Meter(listener), load, finished=True))
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe of a run; what it names is still looked for beside where it was written.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    if not folder.recipe.is_file():
+        raise RunError(f"{folder.root} holds no run: `recipe.yaml` is missing")
+    recipe = load_recipe(folder.recipe)
+    if not folder.recipe_source.is_file():
+        return recipe
+    return replace(recipe, path=Path(folder.recipe_source.read_text(encoding="utf-8")))

@@ -16,7 +16,7 @@ from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
 from toolkit.resources import cache_folder
-from toolkit.runs.after import merge_report, time_one_by_one
+from toolkit.runs.after import merge_report, prompt_report, time_one_by_one
 from toolkit.runs.chunks import answer_in_chunks
 from toolkit.runs.folder import RunFolder, opened
 from toolkit.runs.hosted import check_keys, expires, tell_accounts
@@ -109,18 +109,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
     scorings = store.count_scoring(prepared.task.test_digest, recipe.digest)
     meter.event("statistics", strategies=len(answered))
     _write_tables(prepared, examples, answered, folder)
-    merges = {
-        item.strategy.name: merge_report(
-            item.fitted.system,
-            prepared.benches[item.strategy.name].model,
-            prepared.task.validation,
-            folder.system(item.strategy.name, item.seed) / "merge.json",
-            store,
-            meter,
-        )
-        for item in answered
-        if item.fitted.system.tuned and item.seed == prepared.recipe.seeds[0]
-    }
+    merges = _weigh(prepared, answered, folder, store, meter)
     comparison = compare(prepared, folder.scores, folder.usage, _judged(answered), len(examples), scorings, merges)
     write_atomically(folder.comparison, pretty(comparison))
     _time(prepared, examples, answered, folder, meter)
@@ -193,6 +182,23 @@ def _write_tables(
         usage += usage_rows(item.strategy.name, item.seed, item.outputs)
     write_scores(scores, folder.scores)
     write_usage(usage, folder.usage)
+
+
+def _weigh(
+    prepared: Prepared, answered: Sequence[Answered], folder: RunFolder, store: Store, meter: Meter
+) -> dict[str, dict[str, Any]]:
+    """Leaves beside tuned systems the prompt they expect, and of each strategy's first what merging would change."""
+    merges: dict[str, dict[str, Any]] = {}
+    for item in answered:
+        name, system = item.strategy.name, item.fitted.system
+        if not system.tuned:
+            continue
+        place = folder.system(name, item.seed)
+        prompt_report(system, prepared.task.without_test(), place / "prompt.json")
+        if item.seed in (None, prepared.recipe.seeds[0]):
+            model, asked = prepared.benches[name].model, prepared.task.validation
+            merges[name] = merge_report(system, model, asked, place / "merge.json", store, meter)
+    return merges
 
 
 def _judged(answered: Sequence[Answered]) -> list[Judged]:

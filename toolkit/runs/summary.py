@@ -67,7 +67,10 @@ def compare(
         "test_scorings": scorings,
         "baseline": recipe.baseline,
         "strategies": {
-            name: _strategy(rows, spent, candidate, prepared.metrics, merges.get(name))
+            name: {
+                **_strategy(rows, spent, candidate, prepared.metrics, merges.get(name)),
+                "trained_elsewhere": recipe.strategy(name).trained_elsewhere,
+            }
             for name, candidate in candidates.items()
         },
         "contrasts": [asdict(result) for result in results],
@@ -131,4 +134,10 @@ def _notes(prepared: Prepared, scorings: int, smoke: bool) -> list[str]:
         notes.append(f"Groups are shared between splits: {prepared.task.shared_groups}.")
     if prepared.recipe.unequal_trials is not None:
         notes.append(f"Tuning effort is unequal on purpose: {prepared.recipe.unequal_trials}.")
+    notes += [
+        f"{strategy.name} was trained elsewhere: what it learnt from is unknown here, so whether it saw the test rows "
+        "is unknown; what its training took is in no figure."
+        for strategy in prepared.recipe.strategies
+        if strategy.trained_elsewhere
+    ]
     return notes

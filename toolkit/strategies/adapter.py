@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering.draft import Draft
@@ -21,6 +21,8 @@ from toolkit.tasks.output import Output
 from toolkit.tasks.task import FittingSplit, TrainingTask
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from toolkit.evaluation import Metric
     from toolkit.meter import Meter
     from toolkit.retrieval import Encoder
@@ -110,6 +112,9 @@ class Adapter(BaseModel):
         version: of the part's code; raise it when the same settings give another part.
         control: shown as a control, never as a candidate; the only adapters whose parts see gold spans.
         tunes: its parts offer weights, so the model's own must be here.
+        trained_elsewhere: the weights its parts offer learnt before this run, from data that nobody here knows.
+        places: fields that say where something lies. `content` gives its digest, which stands for them in the part's
+            key: the same thing in another place is the same part.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,6 +122,16 @@ class Adapter(BaseModel):
     version: ClassVar[str] = "1"
     control: ClassVar[bool] = False
     tunes: ClassVar[bool] = False
+    trained_elsewhere: ClassVar[bool] = False
+    places: ClassVar[frozenset[str]] = frozenset()
+
+    _recipe: Path | None = PrivateAttr(default=None)
+
+    def beside(self, recipe: Path) -> Self:
+        """The same settings as a recipe's: what they name by a relative path is also looked for beside its file."""
+        copied = self.model_copy()
+        copied._recipe = recipe
+        return copied
 
     @property
     def seeded(self) -> bool:
@@ -126,7 +141,7 @@ class Adapter(BaseModel):
     @property
     def learns_answers(self) -> bool:
         """Whether weights that its part offers were trained on the train split's answers, behind their prompts."""
-        return True
+        return not self.trained_elsewhere
 
     def fit(self, context: FitContext) -> Part:
         """The part these settings give on this task and model."""
@@ -150,4 +165,8 @@ class Adapter(BaseModel):
 
     def check(self, task: TrainingTask) -> list[str]:
         """What in these settings cannot work on this task, before anything is computed."""
+        return []
+
+    def check_model(self, model: FoundationModel) -> list[str]:
+        """What in these settings cannot work on this model, before anything is computed."""
         return []

@@ -79,7 +79,7 @@ def load(strategy: Strategy, seed: int | None, bench: Bench, folder: Path, syste
         if not is_sealed(place):
             raise RunError(f"{place} is missing or damaged: run the recipe again, it computes only what is missing")
         about = json.loads((place / "part.json").read_text(encoding="utf-8"))
-        if about["settings"] != adapter.settings.model_dump(mode="json"):
+        if about["settings"] != _settings(adapter.settings):
             raise RunError(f"{place} was fitted with other settings than the run's recipe.yaml says")
         context = PartContext(bench, before, adapter, seed or 0, place.with_name(f".{place.name}.load"), system)
         parts.append(_loaded(adapter, place, context))
@@ -126,13 +126,18 @@ def _save(part: Part, adapter: NamedAdapter, key: str, trials: Sequence[float], 
     about = {
         "adapter": adapter.kind,
         "version": adapter.settings.version,
-        "settings": adapter.settings.model_dump(mode="json"),
+        "settings": _settings(adapter.settings),
         "key": key,
     }
     (target / "part.json").write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
     if trials:
         lines = "".join(json.dumps({"trial": number, "value": value}) + "\n" for number, value in enumerate(trials, 1))
         (target / "trials.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _settings(settings: Adapter) -> dict[str, Any]:
+    """Settings without the places in them, for which their content stands."""
+    return settings.model_dump(mode="json", exclude=set(settings.places))
 
 
 def _trials(place: Path) -> int:
@@ -149,7 +154,7 @@ def _key(
         {
             "adapter": f"{type(settings).__module__}.{type(settings).__qualname__}",
             "version": settings.version,
-            "settings": settings.model_dump(mode="json"),
+            "settings": _settings(settings),
             "content": dict(settings.content()),
             "seed": seed if settings.seeded else None,
             "data": bench.task.training_digest,

@@ -26,7 +26,8 @@ class PromptAdapter(Adapter):
     Attributes:
         shots: how many; 0 changes the template only.
         select: `random` and `balanced` give one fixed set per task and seed; `nearest` picks for each question.
-        template: a prompt template of this strategy's own, by name or path; the recipe's where absent.
+        template: a prompt template of this strategy's own, by name or path (beside the recipe too); the recipe's where
+            absent.
     """
 
     shots: int = Field(default=4, ge=0)
@@ -43,7 +44,7 @@ class PromptAdapter(Adapter):
     def check(self, task: TrainingTask) -> list[str]:
         problems = []
         if self.template is not None:
-            check_inputs(Template.load(self.template), list(task.train[0].inputs))
+            check_inputs(Template.load(self.template, self._recipe), list(task.train[0].inputs))
         if self.shots >= len(task.train):
             problems.append(f"shots: {self.shots} asked for, and train has {len(task.train)} examples")
         if self.select == "balanced" and self.shots:
@@ -55,7 +56,7 @@ class PromptAdapter(Adapter):
         return problems
 
     def content(self) -> Mapping[str, Any]:
-        return {"template": Template.load(self.template).digest if self.template else None}
+        return {"template": Template.load(self.template, self._recipe).digest if self.template else None}
 
     def fit(self, context: FitContext) -> Part:
         pool = context.task.train
@@ -75,7 +76,7 @@ class PromptAdapter(Adapter):
         return self._part(FixedDemonstrations(chosen, spares, context))
 
     def _part(self, part: Demonstrations) -> Part:
-        part.template = Template.load(self.template) if self.template else None
+        part.template = Template.load(self.template, self._recipe) if self.template else None
         return part
 
 

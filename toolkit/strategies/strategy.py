@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from toolkit.errors import RecipeError, nearest
 from toolkit.strategies.adapter import Adapter
@@ -39,6 +40,16 @@ class Strategy:
     @property
     def uses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for adapter in self.adapters for name in adapter.settings.uses()))
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        return any(adapter.settings.trained_elsewhere for adapter in self.adapters)
+
+    def beside(self, recipe: Path) -> Strategy:
+        """The strategy as that recipe's: what its adapters name is also looked for beside the recipe's file."""
+        return replace(
+            self, adapters=tuple(NamedAdapter(item.kind, item.settings.beside(recipe)) for item in self.adapters)
+        )
 
     def label(self) -> str:
         """`retrieve + tune`, or `no adaptation`."""

@@ -118,6 +118,8 @@ class TunedWeights(Part):
         shutil.copytree(self._folder, folder, dirs_exist_ok=True)
 
     def describe(self) -> Mapping[str, Any]:
-        facts = json.loads((self._folder / "training.json").read_text(encoding="utf-8"))
         size = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
-        return {"adapter_bytes": size, "training": facts}
+        summary = self._folder / "training.json"
+        if not summary.is_file():  # trained elsewhere
+            return {"adapter_bytes": size}
+        return {"adapter_bytes": size, "training": json.loads(summary.read_text(encoding="utf-8"))}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
-from toolkit.models.adapted import CONFIG, TENSORS, cuda_devices, use_one_rounding
+from toolkit.models.adapted import cuda_devices, use_one_rounding
+from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.weights import shared_copy
 from toolkit.seeds import derive
 from toolkit.tuning.methods import REWRITING, as_plain_lora, check_patterns, lora_config, rewrite, smallest_rank
