@@ -28,8 +28,16 @@ from toolkit.commands.run import run
 from toolkit.commands.validate import validate
 from toolkit.errors import ToolkitError
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 """Set before libraries are imported, unless the user has set them: they write to the terminal otherwise."""
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+"""Likewise: a tracking server that is gone would hold up a run for four minutes."""
 
 OUT_OF_MEMORY = (
     "out of memory; finished work is kept, run the same command again to go on. To need less, lower `batch_tokens`, "
@@ -95,7 +103,7 @@ def options(
       toolkit validate my-task/           check your own data
       toolkit run my-recipe.yaml --limit 8
     """
-    for name, value in QUIET.items():
+    for name, value in (QUIET | PATIENCE).items():
         os.environ.setdefault(name, value)
     if not debug:
         warnings.simplefilter("ignore")

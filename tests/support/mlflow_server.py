@@ -15,6 +15,8 @@ RunTag = namedtuple("RunTag", "key value")
 class MlflowException(Exception):
     """What the library raises."""
 
+    error_code = "RESOURCE_DOES_NOT_EXIST"
+
 
 class Server:
     """Runs by id, as a tracking server keeps them, and how often it was asked to write figures."""
@@ -23,6 +25,7 @@ class Server:
         self.runs: dict[str, Any] = {}
         self.experiments: dict[str, str] = {}
         self.batches = 0
+        self.unreachable: MlflowException | None = None
 
     @property
     def library(self) -> Any:
@@ -43,6 +46,8 @@ class Server:
         return run
 
     def get_run(self, run_id: str) -> Any:
+        if self.unreachable is not None:
+            raise self.unreachable
         if run_id not in self.runs:
             raise MlflowException(f"Run with id={run_id} not found")
         return self.runs[run_id]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from recording_tracker import Broken, Recorder
 
-from toolkit.tracking import JsonLines, Result, TrackedRun, tracking
+from toolkit.tracking import JsonLines, Result, tracking
 from toolkit.tuning import TuneSettings
 
 
@@ -87,19 +87,17 @@ def test_a_tracker_that_fails_is_warned_of_and_the_training_goes_on(tmp_path: Pa
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_tracker_of_three_methods_is_enough() -> None:
-    said: list[Any] = []
-
-    class Printed:
-        def start(self, run: TrackedRun) -> None:
-            said.append(run.name)
-
-        def log(self, step: int, values: Any) -> None:
-            said.append((step, values["train/loss"]))
-
-        def finish(self, results: dict[str, Result] | None) -> None:
-            said.append(results)
-
-    with tracking(Printed()) as on_step:
+def test_the_tracker_that_the_documentation_shows_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("printing", Path(__file__).parent / "third_party" / "printing.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tracker = module.Printing()
+    with tracking(tracker, settings={"rank": 8}) as on_step:
         on_step(Report(1))
-    assert said == ["training/seed-none", (1, 2.0), {}]
+    tracker.finish({"training/seed-none": Result({"test/f1": 0.5}, {"verdict": "BETTER"})})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "training/seed-none {'rank': 8}"
+    assert second.startswith("1 train/loss 2, train/learning_rate 0.001, ")
+    assert third == "training/seed-none {'test/f1': 0.5} {'verdict': 'BETTER'}"

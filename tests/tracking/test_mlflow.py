@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mlflow_server import Server
+from mlflow_server import MlflowException, Server
 
 from toolkit.errors import RunError
 from toolkit.tracking import MLflow, Result, TrackedRun, mlflow_metrics
+from toolkit.tracking.mlflow import UNKNOWN
 
 LORA = TrackedRun("lora", 0, {"tune.rank": 16, "model": "smol"}, "handbook")
 ZERO = TrackedRun("zero_shot", None, {"model": "smol"}, "handbook")
@@ -115,6 +116,17 @@ def test_where_the_runs_of_before_are_gone_new_ones_are_made(server: Server, tmp
     assert new[1].params == {"tune.rank": "16", "model": "smol"}
 
 
+def test_a_server_that_does_not_answer_is_not_taken_for_one_without_the_runs(server: Server, tmp_path: Path) -> None:
+    first = MLflow(tmp_path / "mlflow.json")
+    first.start(LORA)
+    first.finish({})
+    server.unreachable = MlflowException("no route")
+    server.unreachable.error_code = "INTERNAL_ERROR"
+    with pytest.raises(MlflowException, match="no route"):
+        MLflow(tmp_path / "mlflow.json").start(LORA)
+    assert len(server.runs) == 2
+
+
 def test_a_second_training_by_hand_is_another_run(server: Server) -> None:
     tracker = MLflow()
     for loss in (2.0, 1.0):
@@ -200,6 +212,9 @@ def test_the_library_itself_keeps_settings_figures_verdicts_and_the_nesting(clie
     assert lora.data.tags["mlflow.parentRunId"] == runs["handbook"].info.run_id
     assert lora.data.tags["verdict against zero_shot"] == "BETTER"
     assert lora.data.params == {"tune.rank": "16", "model": "smol"}
+    with pytest.raises(Exception, match="not found") as unknown:
+        client.get_run("0" * 32)
+    assert unknown.value.error_code in UNKNOWN  # type: ignore[attr-defined]
     history = client.get_metric_history(lora.info.run_id, "train/loss")
     assert sorted((point.step, point.value) for point in history) == [(1, 4.0), (2, 3.0), (3, 2.5), (4, 1 / 3)]
     assert lora.data.metrics["test/token_f1"] == 0.15

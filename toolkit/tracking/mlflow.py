@@ -17,6 +17,9 @@ from toolkit.tracking.tracker import Result, TrackedRun
 MOST_PARAMETERS = 100
 """In one request."""
 
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What a server says of a run's id that it does not have: it is another server, or the run was removed for good."""
+
 DEFAULT_EXPERIMENT = "0"
 """MLflow's own, where the user names none."""
 
@@ -86,7 +89,7 @@ class MLflow:
         made: str = self._client.create_run(_experiment(self._client), run_name=name, tags=dict(tags)).info.run_id
         self._ids[key] = made
         if self._kept is not None:
-            write_atomically(self._kept, json.dumps(self._ids, indent=1).encode())
+            write_atomically(self._kept, (json.dumps(self._ids, indent=1) + "\n").encode())
         parameters = [self._mlflow.entities.Param(named(key), str(value)) for key, value in settings.items()]
         for first in range(0, len(parameters), MOST_PARAMETERS):
             self._client.log_batch(made, params=parameters[first : first + MOST_PARAMETERS])
@@ -95,7 +98,9 @@ class MLflow:
     def _goes_on(self, known: str) -> bool:
         try:
             found = self._client.get_run(known)
-        except self._mlflow.exceptions.MlflowException:  # another server than before, or it was removed for good
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code not in UNKNOWN:
+                raise
             return False
         if found.info.lifecycle_stage != "active":
             return False
