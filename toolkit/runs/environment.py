@@ -28,7 +28,7 @@ def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
             "dtype": str(model.module.dtype).removeprefix("torch."),
             "device": str(model.module.device.type),
             "threads": torch.get_num_threads(),
-            "path": "packed" if model.why_plain is None else "plain",
+            "path": model.path.partition(":")[0],
         }
     return facts
 
