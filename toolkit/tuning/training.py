@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def _train(
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters)
     rank = resolved_rank(module, settings, sum(supervised_counts(sequences)))
-    adapted = new_adapter(module, settings.model_copy(update={"rank": rank}), seed)
+    first = islice((sequences[row] for rows in steps for row in rows), len(sequences))
+    adapted = new_adapter(module, settings.model_copy(update={"rank": rank}), seed, first)
     start = adapter_tensors(adapted) if settings.method in REWRITING else None
     view = adapted.get_base_model().train()
     step, weights, how = choose(view, adapted, settings.dropout, max(lengths), neftune_alpha=settings.neftune_alpha)
