@@ -52,7 +52,7 @@ def check_patterns(adapted: PeftModel, settings: TuneSettings) -> None:
     """
     from peft.utils.other import get_pattern_key
 
-    names = [name for name, _ in _layers(adapted)]
+    names = [name for name, _ in adapted_layers(adapted)]
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field):
             if not any(get_pattern_key([key], name) == key for name in names):
@@ -69,7 +69,7 @@ def rewrite(adapted: PeftModel, method: str) -> None:
     """
     import torch
 
-    for name, layer in _layers(adapted):
+    for name, layer in adapted_layers(adapted):
         base = layer.get_base_layer()
         if type(base) is not torch.nn.Linear:  # PEFT's OLoRA would go wrong on transposed weights, unasked
             raise ModelError(f"method: {method} takes apart linear layers only, and {name} is a {type(base).__name__}")
@@ -138,7 +138,7 @@ def _difference(down: Tensor, up: Tensor, down_before: Tensor, up_before: Tensor
     return new_down.to(down.dtype), new_up.to(up.dtype)
 
 
-def _layers(adapted: PeftModel) -> Iterator[tuple[str, Any]]:
+def adapted_layers(adapted: PeftModel) -> Iterator[tuple[str, Any]]:
     """Adapted layers, by the names that they have in the base."""
     from peft.tuners.lora import LoraLayer
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,7 +143,8 @@ def _train(
     parameters = sum(parameter.numel() for parameter in module.parameters())
     peak_rate = settings.resolved_learning_rate(parameters, isinstance(objective, DirectPreference))
     rank = resolved_rank(module, settings, sum(objective.supervised))
-    trained = trainable(module, settings.model_copy(update={"rank": rank}), seed)
+    first = chain.from_iterable(objective.sequences((row,)) for rows in steps for row in rows)
+    trained = trainable(module, settings.model_copy(update={"rank": rank}), seed, islice(first, objective.rows))
     step, weights, how = choose(
         trained.view.train(), settings.dropout, max(objective.lengths), neftune_alpha=settings.neftune_alpha
     )
