@@ -62,7 +62,7 @@ def load_pretrained(
     place = resolve_device(device)
     chosen = resolve_dtype(dtype, place)
     _check_files(name, fetched.folder)
-    with _silenced():
+    with silenced():
         module = _load_module(name, fetched.folder, chosen.name)
         tokenizer = _load_tokenizer(name, fetched.folder)
     module.to(place)
@@ -170,7 +170,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Loading writes neither bars nor warnings to the terminal; afterwards everything is as it was."""
     from transformers.utils import logging
 

