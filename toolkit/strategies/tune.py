@@ -37,6 +37,13 @@ class TuneAdapter(Adapter, TuneSettings):
     def depends_on(self) -> frozenset[Dependency]:
         return frozenset({"model"})
 
+    def content(self) -> Mapping[str, Any]:
+        """Several processes add up in another order, and draw their own chances: another part, by its bytes."""
+        from toolkit.tuning.workers import waiting
+
+        processes = waiting().count
+        return {"processes": processes} if processes > 1 else {}
+
     def check(self, task: TrainingTask) -> list[str]:
         return [] if task.train else ["there is nothing to train on: train is empty"]
 
