@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolkit.tuning.adapter import save_adapter
+    from toolkit.tuning.processes import start_processes
     from toolkit.tuning.settings import TuneSettings
     from toolkit.tuning.training import TrainingResult, train
 
-__all__ = ["TrainingResult", "TuneSettings", "save_adapter", "train"]
+__all__ = ["TrainingResult", "TuneSettings", "save_adapter", "start_processes", "train"]
 
 _PLACES = {
     "adapter": ("save_adapter",),
+    "processes": ("start_processes",),
     "settings": ("TuneSettings",),
     "training": ("TrainingResult", "train"),
 }

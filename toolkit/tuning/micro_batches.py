@@ -31,16 +31,21 @@ class MicroBatches:
         self.most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
         self.halvings = 0
 
-    def accumulate(self, rows: Rows) -> float:
+    def accumulate(self, rows: Rows, step: Rows | None = None) -> float:
         """Sets the gradient of the mean loss over all supervised tokens of a step, and gives that loss (nats).
+
+        Args:
+            rows: those that this process computes; what they contribute to both is set and given.
+            step: all rows of the step; `rows` where None.
 
         Raises:
             torch.OutOfMemoryError: not even one sequence fits.
         """
+        supervised = sum(supervised_count(self._sequences[row]) for row in (rows if step is None else step))
         while True:
             cut = self.cut(rows)
             try:
-                return self._accumulated(cut)
+                return self._accumulated(cut, supervised)
             except torch.OutOfMemoryError:
                 if max(map(len, cut)) == 1:
                     raise
@@ -50,11 +55,12 @@ class MicroBatches:
 
     def cut(self, rows: Rows) -> list[Rows]:
         """A step's passes."""
+        if not rows:
+            return []
         return passes(rows, self._lengths, self.most_tokens, self.most_rows, self._tokens)
 
-    def _accumulated(self, cut: Sequence[Rows]) -> float:
+    def _accumulated(self, cut: Sequence[Rows], supervised: int) -> float:
         self._weights.gradient.zero_()
-        supervised = sum(supervised_count(self._sequences[row]) for rows in cut for row in rows)
         losses = [self._step([self._sequences[row] for row in rows], 1 / supervised) for rows in cut]
         return sum(map(float, losses)) / supervised
 

@@ -17,17 +17,19 @@ from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest, cuda_devices
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, resolved_rank, save_adapter, write_atomically
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_sequences
+from toolkit.tuning.data_parallel import chance_seed, check_same_start, check_same_weights, own_rows, resume_everywhere
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.loss import supervised_count
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.micro_batches import MicroBatches
+from toolkit.tuning.processes import Processes
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.step import choose
+from toolkit.tuning.workers import ask, waiting
 
 OnStep = Callable[[int, int, float, int], None]
 """Told after each step: its number (from 1), all steps, its loss (nats a token), its tokens (padding not counted)."""
@@ -75,6 +77,7 @@ def train(
     on_step: OnStep | None = None,
     stop: Sequence[int] = (),
     bos: int | None = None,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Trains a LoRA adapter on sequences and saves it. The module is left as it was, to the bit.
 
@@ -86,19 +89,26 @@ def train(
         base_name: the base's name for the adapter's own configuration.
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
             `bos`. Not checked where they are not given.
+        processes: from `start_processes`; each makes this call with the same arguments, the first alone writes and is
+            told of steps. Where None, helpers that wait take part.
 
     Raises:
         DataError: there is nothing to learn from, or sequences have a fault that `check_sequences` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
+        RunError: another process failed.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
-    _check_module(module)
-    check_sequences(module, sequences, stop, bos)
-    (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
+    processes = processes or waiting()
     measured: dict[str, Any] = {}
-    with Meter(lambda _, fields: measured.update(fields)).stage("training"):
-        result = _train(module, sequences, settings, folder, seed, base_name, on_step or _silent)
-    return TrainingResult(folder=folder, digest=adapter_digest(folder), seconds=measured["seconds"], **result)
+    with processes.together(), Meter(lambda _, fields: measured.update(fields)).stage("training"):
+        _check_module(module)
+        check_sequences(module, sequences, stop, bos)
+        ask(processes, module, sequences, settings, seed)
+        if processes.is_main:
+            (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
+        result = _train(module, sequences, settings, folder, seed, base_name, on_step or _silent, processes)
+        digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
+    return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
 
 
 def _train(
@@ -109,6 +119,7 @@ def _train(
     seed: int,
     base_name: str | None,
     on_step: OnStep,
+    processes: Processes,
 ) -> dict[str, Any]:
     """The training itself; gives the fields of the result that a repetition would give too."""
     import torch
@@ -125,20 +136,27 @@ def _train(
     micro_batches = MicroBatches(step, weights, sequences, settings)
     optimiser = _optimiser(weights, settings)
     key = checkpoint.training_key(module, sequences, settings, seed)
-    losses = checkpoint.resume(folder, key, weights.vector, optimiser)
+    check_same_start(processes, module, key, how, weights.vector)
+    losses = resume_everywhere(processes, folder, key, weights.vector, optimiser)
+    first = len(losses)
 
-    for number in range(len(losses), len(steps)):
+    for number in range(first, len(steps)):
         rate = peak_rate * rate_share(number, len(steps), settings)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["ratio"]
         with torch.random.fork_rng(devices=cuda_devices(module)):
-            torch.manual_seed(derive(seed, f"dropout of step {number}"))
-            loss = micro_batches.accumulate(steps[number])
+            torch.manual_seed(chance_seed(seed, number, processes))
+            loss = micro_batches.accumulate(own_rows(steps[number], lengths, processes), steps[number])
+        loss = processes.sum_(weights.gradient, loss)
         norm = float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
         _check_finite(loss, norm, number, len(steps), rate)
         optimiser.step()
         losses.append(loss)
+        if number == first:
+            check_same_weights(processes, weights.vector)
         done = number + 1
+        if not processes.is_main:
+            continue
         if settings.checkpoint_every and done % settings.checkpoint_every == 0:
             checkpoint.write(folder, key, weights.vector, optimiser, losses)
         on_step(done, len(steps), loss, _total(steps[number:done], lengths))
@@ -152,9 +170,13 @@ def _train(
         "rank": rank,
         "notices": settings.notices(),
     }
-    save_adapter(adapted, folder, base_name, start)
-    _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
-    checkpoint.remove(folder)
+    check_same_weights(processes, weights.vector)
+    if processes.is_main:
+        several = {"processes": processes.count} if processes.count > 1 else {}
+        facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
+        save_adapter(adapted, folder, base_name, start)
+        _write_summary(folder, facts)
+        checkpoint.remove(folder)
     return {**result, "how": how}
 
 
