@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("console",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up. A package or module of the top level imports only from layers below its own."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.inference import FoundationModel, LocalModel
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
+from toolkit.tuning.workers import waiting
 
 
 def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
         "models": {name: _model(model) for name, model in prepared.models.items()},
         "embedder": recipe.embedder,
         "environment": dict(bench.environment),
-        "hardware": describe(),
+        "hardware": describe() | ({"processes": waiting().count} if waiting().count > 1 else {}),
         "strategies": {
             strategy.name: {
                 "label": strategy.label(),

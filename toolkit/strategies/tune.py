@@ -54,6 +54,13 @@ class TuneAdapter(Adapter, TuneSettings):
     def depends_on(self) -> frozenset[Dependency]:
         return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
+    def content(self) -> Mapping[str, Any]:
+        """Several processes add up in another order, and draw their own chances: another part, by its bytes."""
+        from toolkit.tuning.workers import waiting
+
+        processes = waiting().count
+        return {"processes": processes} if processes > 1 else {}
+
     def check(self, task: TrainingTask) -> list[str]:
         found = problems(task, self.learn)
         if self.window_tokens != "auto" and self.learn != "corpus":
