@@ -249,3 +249,13 @@ def test_a_layer_that_reads_nothing_starts_like_loras(llama: Any, rows: Any) -> 
     assert 0 < head.abs().max() <= 1 / 32**0.5
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
     assert ranks(new_adapter(llama(), settings, seed=0, sequences=rows(30)))["lm_head"] == 4
+
+
+def test_a_model_whose_layers_are_transposed_starts_from_its_data_too(make_module: Any, rows: Any) -> None:
+    """GPT-2's Conv1D holds [inputs, outputs]; what it reads is the same."""
+    module = make_module("gpt2")
+    adapted = new_adapter(module, SETTINGS, seed=0, sequences=rows(30))
+    assert sum(ranks(adapted).values()) == 8 * 4
+    torch.testing.assert_close(logits(adapted.get_base_model()), logits(module), rtol=0, atol=1e-5)
+    down = next(layer for _, layer in adapted_layers(adapted)).lora_A["default"].weight
+    torch.testing.assert_close(down @ down.t(), torch.eye(len(down)), rtol=0, atol=1e-4)
