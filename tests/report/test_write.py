@@ -8,12 +8,13 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from written_trainings import falling, write_training
 
 from toolkit.errors import DataError
 from toolkit.report import write_report
 
 VOID = {"meta", "br", "link", "img", "hr"}
-SCENES = ("full", "smoke", "refused", "single", "margin", "bare")
+SCENES = ("full", "smoke", "refused", "single", "margin", "bare", "tuned")
 
 
 class Page(HTMLParser):
@@ -61,6 +62,10 @@ def scene(name, fake_run):
 def written(request, tmp_path_factory, fake_run):
     root = tmp_path_factory.mktemp("runs") / "handbook-8d1f0c2e"
     comparison = scene(request.param, fake_run).write(root)
+    if request.param == "tuned":
+        for name in ("lora", "lora_rag"):
+            looks = [[0, 0.1], [10, 0.3], [20, 0.2]]
+            write_training(root, name, falling(20), looks=looks, kept_step=10, notices=["a <notice> of `its` own"])
     write_report(root)
     return request.param, root, comparison
 
@@ -86,13 +91,13 @@ def test_every_sentence_and_what_would_flip_it_stand_in_both_files(written):
 
 
 def test_every_strategy_and_section_stands_in_both_files(written):
-    _, root, comparison = written
+    name_of_scene, root, comparison = written
     page, markdown = parsed(root), (root / "report.md").read_text(encoding="utf-8")
     for name in comparison["strategies"]:
         assert name in page.texts
         assert name in markdown
     sections = [line[3:] for line in markdown.splitlines() if line.startswith("## ")]
-    assert len(sections) == 8
+    assert len(sections) == 8 + (name_of_scene == "tuned")
     assert all(section in page.texts for section in sections)
 
 
@@ -135,6 +140,7 @@ def test_the_headline_fits_the_run(written):
         "single": "rag scores ",
         "margin": "lora_rag wins: +",
         "bare": "lora_rag wins: +",
+        "tuned": "lora_rag wins: +",
     }
     text = (root / "report.md").read_text(encoding="utf-8")
     assert re.search(rf"^\*\*{re.escape(starts[name])}", text, re.MULTILINE)

@@ -69,13 +69,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing (SVG), and the same in characters for Markdown."""
+    """A drawing (SVG), and the same in characters for Markdown, each with its caption: by default the same."""
 
     kind: ClassVar[str] = "chart"
     title: str
     svg: str
     drawn: str
     caption: str
+    drawn_caption: str = ""
 
 
 @dataclass(frozen=True)

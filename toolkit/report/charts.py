@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from toolkit.report.drawing import GRID, INK, QUIET, RULE, WIDTH_INCHES, inline, settled
 from toolkit.report.figures import Bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 9.6, 0.38, 0.66
-INK, QUIET, RULE = "#1f2933", "#5b6673", "#d5dae1"
+ROW_INCHES, FRAME_INCHES = 0.38, 0.66
 STYLES = {
     "BETTER": (">", "#0072b2", True),
     "WORSE": ("<", "#d55e00", True),
@@ -57,16 +54,9 @@ def scores(marks: Sequence[Mark], unit: str, title: str) -> str:
 
 
 def _drawn(marks: Sequence[Mark], unit: str, title: str, zero: bool, salt: str) -> str:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a reader's own matplotlibrc changes nothing
-        mpl.rcParams["svg.hashsalt"] = f"toolkit-{salt}"
-        mpl.rcParams["svg.fonttype"] = "none"  # text stays text: found by search, read aloud, and small
-        mpl.rcParams["text.parse_math"] = False  # names are data, not formulas
-        mpl.rcParams["font.family"] = "DejaVu Sans"  # ships with matplotlib: the same layout everywhere
-        mpl.rcParams["font.size"] = 9.5
+    with settled(salt):
         height = FRAME_INCHES + ROW_INCHES * len(marks)
         figure = Figure(figsize=(WIDTH_INCHES, height))
         below = 0.56 / height
@@ -74,7 +64,7 @@ def _drawn(marks: Sequence[Mark], unit: str, title: str, zero: bool, salt: str) 
         _frame(axes, marks, unit, zero)
         for place, mark in enumerate(marks):
             _row(axes, place, mark)
-        return _inline(figure, title, salt)
+        return inline(figure, title, salt)
 
 
 def _frame(axes: Axes, marks: Sequence[Mark], unit: str, zero: bool) -> None:
@@ -89,7 +79,7 @@ def _frame(axes: Axes, marks: Sequence[Mark], unit: str, zero: bool) -> None:
     for name in ("top", "left", "right"):
         axes.spines[name].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
-    axes.grid(axis="x", color="#edf0f3", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     if zero:
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
@@ -121,22 +111,6 @@ def _row(axes: Axes, place: int, mark: Mark) -> None:
     face = colour if filled else "white"
     (dot,) = axes.plot(mark.value, place, marker=marker, markersize=8, color=colour, markerfacecolor=face, zorder=3)
     dot.set_markeredgewidth(1.6)
-
-
-def _inline(figure: Figure, title: str, salt: str) -> str:
-    """The SVG element alone: no prolog, metadata or namespaces, its ids its own, a title for who cannot see it."""
-    from html import escape
-
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    opening, rest = text.split(">", 1)
-    width, tall = (float(part) for part in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)[0])
-    rest = rest.replace('id="', f'id="{salt}-').replace("url(#", f"url(#{salt}-")
-    rest = rest.replace('xlink:href="#', f'href="#{salt}-')
-    opened = f'<svg viewBox="0 0 {width:g} {tall:g}" role="img" aria-label="{escape(title)}"'
-    return f"{opened}><title>{escape(title)}</title>{rest.strip()}"
 
 
 def in_characters(marks: Sequence[Mark], zero: bool, width: int = 41) -> str:

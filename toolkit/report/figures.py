@@ -112,3 +112,17 @@ def listed(names: Sequence[str]) -> str:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """`1 example`, `2 examples`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def large(value: float | None) -> str:
+    """A number in three digits or so: `36,864`, `4.9 M`, `139 M`, `1.2 B`."""
+    for name, scale in (("B", 1e9), ("M", 1e6)):
+        if value is not None and value >= 0.9995 * scale:
+            shown = value / scale
+            return f"{shown:.0f} {name}" if shown >= 99.5 else f"{shown:.1f} {name}"
+    return count(value)
+
+
+def loss(value: float) -> str:
+    """Two decimals, or two digits where it is small."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"

@@ -64,7 +64,8 @@ def as_text(block: Block) -> str:
         case Table():
             return _table(block)
         case Chart():
-            return f"### {escaped(block.title)}\n\n```text\n{_fenced(block.drawn)}\n```\n\n{prose(block.caption)}"
+            caption = prose(block.drawn_caption or block.caption)
+            return f"### {escaped(block.title)}\n\n```text\n{_fenced(block.drawn)}\n```\n\n{caption}"
         case Card():
             lines = _bullets(f"{escaped(name)}: {escaped(value)}" for name, value in block.lines)
             return f"**{escaped(block.badge)}** — {escaped(block.text)}\n\n{lines}"

@@ -10,6 +10,7 @@ from toolkit.report.costs import costs
 from toolkit.report.facts import fairness, provenance
 from toolkit.report.flips import flips
 from toolkit.report.headline import headline
+from toolkit.report.how_trained import how_trained
 from toolkit.report.html import as_html
 from toolkit.report.limits import limits
 from toolkit.report.markdown import as_markdown
@@ -33,11 +34,11 @@ def write_report(root: Path) -> None:
 def page_of(run: RunFiles) -> Page:
     """What both files say: the answer, how sure, why, at what cost, how far it holds."""
     comparison = run.comparison
-    makers = (results, contrasts, breakdowns, costs, flips, fairness, limits, provenance)
+    makers = (results, contrasts, breakdowns, how_trained, costs, flips, fairness, limits, provenance)
     return Page(
         title=str(comparison.get("recipe", run.name)),
         subtitle=f"task {comparison.get('task', 'unknown')}, recipe {str(comparison.get('recipe_digest', ''))[:12]}",
         description=str(comparison.get("description") or ""),
         headline=headline(run),
-        sections=tuple(make(run) for make in makers),
+        sections=tuple(section for make in makers if (section := make(run)) is not None),
     )
