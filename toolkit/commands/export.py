@@ -11,7 +11,7 @@ import typer
 from toolkit.errors import RunError, nearest
 
 if TYPE_CHECKING:
-    from toolkit.runs.export import Tuned
+    from toolkit.strategies.tuned import Tuned
 
 DTYPES = ("float32", "bfloat16")
 CARD = "README.md"
@@ -72,12 +72,12 @@ def export(
 
 def lines(tuned: Tuned, folder: Path, dtype: str | None) -> Iterator[str]:
     """What was handed over, what it belongs to and what it costs."""
-    from toolkit.report.card import merging, named
+    from toolkit.report.card import merging
     from toolkit.report.figures import size
     from toolkit.terminal import table
 
     base = tuned.base
-    yield f"{named(tuned)}: {tuned.strategy.label()}, on {base.name}"
+    yield f"{tuned}: {tuned.strategy.label()}, on {base.name}"
     if dtype is None and base.revision is None:
         named_as = f"names {base.published}, which it was not measured on" if base.published else "names no base"
         yield f"it {named_as}; the card loads it on the weights it was measured on ({base.digest[:12]})"

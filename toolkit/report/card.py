@@ -6,6 +6,7 @@ The YAML in front is what the model hub reads; the keys are its own.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,9 +19,12 @@ from toolkit.report.facts import provenance
 from toolkit.report.limits import limits
 from toolkit.report.markdown import as_text, escaped, prose
 from toolkit.report.read import RunFiles
-from toolkit.runs.export import Tuned
+from toolkit.strategies.tuned import Tuned
 
 TAG = "adaptation-toolkit"
+
+PLACE = re.compile(r"(?<![\w/:.])/(?:[^\s/()]+/)+([^\s/()]+)")
+"""A path of the machine, which runs of older releases name models and embedders by; its last name says enough."""
 
 
 def card(run: RunFiles, tuned: Tuned, dtype: str | None = None) -> str:
@@ -38,7 +42,7 @@ def merging(tuned: Tuned, dtype: str) -> str:
     """What merging to a dtype changed of the answers, as far as the run measured it."""
     merge, computed = tuned.report("merge"), tuned.base.dtype
     if merge is None:
-        said = f"What merging changes was not measured for {named(tuned)}"
+        said = f"What merging changes was not measured for {tuned}"
         return f"{said}: a run measures it for its first seed." if tuned.seed is not None else f"{said}."
     changed = f"Merging changed {merge['changed']} of {merge['examples']} validation answers, measured in {computed}"
     if dtype == computed:
@@ -46,11 +50,6 @@ def merging(tuned: Tuned, dtype: str) -> str:
     if dtype == "bfloat16":
         return f"{changed}; in bfloat16, which rounds much of a small update away, it was not measured."
     return f"{changed}, where the sum is rounded; these weights are {dtype} and keep the whole update."
-
-
-def named(tuned: Tuned) -> str:
-    """`lora, seed 0`, or only the strategy's name where it was fitted once."""
-    return tuned.strategy.name + ("" if tuned.seed is None else f", seed {tuned.seed}")
 
 
 def _front(run: RunFiles, tuned: Tuned, dtype: str | None) -> str:
@@ -80,7 +79,7 @@ def _front(run: RunFiles, tuned: Tuned, dtype: str | None) -> str:
 
 def _what(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
     base, strategy = tuned.base, tuned.strategy
-    yield f"# {escaped(str(run.comparison['recipe']))}: {escaped(named(tuned))}"
+    yield f"# {escaped(str(run.comparison['recipe']))}: {escaped(str(tuned))}"
     if run.comparison["smoke"]:
         yield "> **From a smoke run on a sample of the test set: things work, and no figure is a finding.**"
     form = "A LoRA adapter for" if dtype is None else f"A LoRA adapter merged ({dtype}) into"
@@ -164,7 +163,7 @@ def _training(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
         ("tokens read", figures.count(said["seen_tokens"])),
         ("learning rate at its peak", f"{said['learning_rate']:g}"),
         ("rank", str(said["rank"])),
-        ("trained parameters", f"{said['trainable_parameters']:,} beside {said['total_parameters']:,} in all"),
+        ("trained parameters", f"{said['trainable_parameters']:,} of {said['total_parameters']:,}"),
         ("loss of the first and the last step", f"{losses[0]:.3f} and {losses[-1]:.3f} nats a supervised token"),
         ("computed by", str(said["step"])),
     ]
@@ -209,4 +208,6 @@ def _limits(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
 
 def _provenance(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
     yield "## Made with"
-    yield from (as_text(block) for block in provenance(run).blocks if not isinstance(block, Paragraph))
+    for block in provenance(run).blocks:
+        if not isinstance(block, Paragraph):
+            yield PLACE.sub(r"\1", as_text(block))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toolkit.runs.export import Base
+from toolkit.models.base import Base
 
 
 def loading_code(base: Base, merged: bool, asked: Mapping[str, Any] | None) -> str:

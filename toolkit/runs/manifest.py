@@ -15,7 +15,7 @@ from toolkit.tuning.workers import waiting
 def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
     """Digests, versions, hardware, and each strategy's stack."""
     from toolkit import __version__
-    from toolkit.models import describe
+    from toolkit.models import describe, resolve
 
     recipe, task = prepared.recipe, prepared.task
     bench = next(iter(prepared.benches.values()))
@@ -34,7 +34,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             "instruction": task.contract.instruction,
         },
         "models": {name: _model(model) for name, model in prepared.models.items()},
-        "embedder": recipe.embedder,
+        "embedder": None if recipe.embedder is None else resolve(recipe.embedder, "embedder", recipe.path).name,
         "environment": dict(bench.environment),
         "hardware": describe() | ({"processes": waiting().count} if waiting().count > 1 else {}),
         "strategies": {
