@@ -64,12 +64,14 @@ def export(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return invoke
 
 
-def answers(folder: Path, finished: Path, strategy: str) -> tuple[list[Any], list[Any], list[Any]]:
+def answers(
+    folder: Path, finished: Path, strategy: str, dtype: str = "float32"
+) -> tuple[list[Any], list[Any], list[Any]]:
     """Texts of the test set by an exported model, by the run's own merged view, and by the base."""
     opened = reopen(finished)
     system, base = opened.system(strategy), opened.prepared.benches[strategy].model
     view = System(system.strategy, system.parts, base, system.conditions, merged=True)
-    whole = LocalModel.of(load_pretrained(folder, "float32", "cpu"))
+    whole = LocalModel.of(load_pretrained(folder, dtype, "cpu"))
     handed = System(replace(system.strategy, adapters=()), (), whole, system.conditions)
     plain = System(replace(system.strategy, adapters=()), (), base, system.conditions)
     return tuple([one.token_ids for one in each.answer(opened.prepared.task.test)] for each in (handed, view, plain))  # type: ignore[return-value]
@@ -86,6 +88,19 @@ def test_a_merged_model_answers_like_the_merged_view(
     assert re.search(r"merged into float32, \d+ kB; `--dtype bfloat16` takes half of that", said)
     merge = json.loads(next((finished / "systems" / strategy).glob("*/merge.json")).read_text())
     assert f"Merging changed {merge['changed']} of 8 validation answers, measured in float32." in said
+
+
+def test_in_bfloat16_too_it_answers_like_the_merged_view(
+    start: Callable[..., Any], all_strategies: Any, tmp_path: Path
+) -> None:
+    trained = {"tune": {**all_strategies["lora"][0]["tune"], "learning_rate": 0.05}}
+    folder = start({"zero_shot": [], "lora": [trained]}).folder
+    tuned = tuned_weights(folder, "lora")
+    with appearing(tmp_path / "whole") as whole:
+        write_merged(tuned, whole, "bfloat16")
+    handed, view, plain = answers(tmp_path / "whole", folder, "lora", "bfloat16")
+    assert handed == view
+    assert handed != plain
 
 
 def test_an_adapter_is_its_two_files_and_a_card(export: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
