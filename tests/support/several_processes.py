@@ -91,7 +91,7 @@ def _one(pipe: Any, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     import torch
 
-    from toolkit.tuning.processes import start_processes
+    from toolkit.tuning.parallel.launch import start_processes
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(TESTS / "tuning"))
@@ -110,18 +110,19 @@ def _one(pipe: Any, variables: dict[str, str]) -> None:
 
 def _observed() -> dict[str, Any]:
     """Filled while training: `rows`, those of every step that are this process's, and `vector`, the trained one."""
-    from toolkit.tuning import data_parallel, loop, training
+    from toolkit.tuning import loop, training
+    from toolkit.tuning.parallel import shares
 
     seen: dict[str, Any] = {}
 
     def own_rows(*given: Any) -> Any:
-        rows = data_parallel.own_rows(*given)
+        rows = shares.own_rows(*given)
         seen.setdefault("rows", []).append(rows)
         return rows
 
     def check_same_weights(processes: Any, vector: Any) -> None:
-        seen["vector"] = data_parallel.tensor_digest(vector)
-        data_parallel.check_same_weights(processes, vector)
+        seen["vector"] = shares.tensor_digest(vector)
+        shares.check_same_weights(processes, vector)
 
     loop.own_rows, loop.check_same_weights, training.check_same_weights = own_rows, *[check_same_weights] * 2
     return seen
@@ -134,7 +135,7 @@ def _train(processes: Any, **words: Any) -> dict[str, Any]:
 def _lead(processes: Any, jobs: list[dict[str, Any]], ends_with: str | None = None) -> dict[str, Any]:
     """Process 0 of a run: some trainings of models in folders, whatever becomes of each, and then the end."""
     from toolkit.models import load_pretrained
-    from toolkit.tuning.workers import helpers
+    from toolkit.tuning.parallel.helpers import helpers
 
     found: dict[str, Any] = {"jobs": []}
     try:
@@ -154,7 +155,7 @@ def _lead(processes: Any, jobs: list[dict[str, Any]], ends_with: str | None = No
 
 def _serve(processes: Any, planned: dict[str, Any] | None = None) -> dict[str, Any]:
     """A helper, which may fail to load a model as planned."""
-    from toolkit.tuning import workers
+    from toolkit.tuning.parallel import workers
 
     def load(folder: Path, dtype: str, device: str) -> Any:
         if planned and folder.name == planned["folder"]:
@@ -197,7 +198,7 @@ def _failing(planned: dict[str, Any]) -> Iterator[None]:
 
     from toolkit.tuning import checkpoint
     from toolkit.tuning.micro_batches import MicroBatches
-    from toolkit.tuning.process_group import ProcessGroup
+    from toolkit.tuning.parallel.process_group import ProcessGroup
 
     owners: dict[str, tuple[Any, str]] = {
         "pass": (MicroBatches, "accumulate"),

@@ -58,8 +58,9 @@ def run(
       toolkit run my-recipe.yaml --track tensorboard
       torchrun --nproc-per-node 2 -m toolkit run my-recipe.yaml      trains on two devices
     """
-    from toolkit.tuning.processes import start_processes
-    from toolkit.tuning.workers import helpers, serve
+    from toolkit.tuning.parallel.helpers import helpers
+    from toolkit.tuning.parallel.launch import start_processes
+    from toolkit.tuning.parallel.workers import serve
 
     processes = start_processes()
     if not processes.is_main:
@@ -73,7 +74,7 @@ def _run_and_show(
     recipe: str, overrides: list[str], out: Path | None, fresh: bool, replace: bool, quiet: bool, track: list[str]
 ) -> None:
     from toolkit.recipe import load_recipe
-    from toolkit.tuning.processes import started_alone
+    from toolkit.tuning.parallel.launch import started_alone
 
     if notice := started_alone():
         typer.echo(f"note: {notice}", err=True)

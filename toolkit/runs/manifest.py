@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.inference import FoundationModel, LocalModel
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
-from toolkit.tuning.workers import waiting
+from toolkit.tuning.parallel.helpers import waiting
 
 
 def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class TuneAdapter(Adapter, TuneSettings):
 
     def content(self) -> Mapping[str, Any]:
         """Several processes add up in another order, and draw their own chances: another part, by its bytes."""
-        from toolkit.tuning.workers import waiting
+        from toolkit.tuning.parallel.helpers import waiting
 
         processes = waiting().count
         return {"processes": processes} if processes > 1 else {}

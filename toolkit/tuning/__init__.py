@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolkit.tuning.adapter import save_adapter
-    from toolkit.tuning.processes import start_processes
+    from toolkit.tuning.parallel.launch import start_processes
     from toolkit.tuning.sequence_file import SequenceFile, write_sequences
     from toolkit.tuning.settings import TuneSettings
     from toolkit.tuning.training import TrainingResult, train
@@ -27,7 +27,7 @@ __all__ = [
 
 _PLACES = {
     "adapter": ("save_adapter",),
-    "processes": ("start_processes",),
+    "parallel.launch": ("start_processes",),
     "sequence_file": ("SequenceFile", "write_sequences"),
     "settings": ("TuneSettings",),
     "training": ("TrainingResult", "train"),

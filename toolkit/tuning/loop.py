@@ -15,11 +15,11 @@ from toolkit.errors import ModelError
 from toolkit.models.adapted import cuda_devices
 from toolkit.tuning.batches import Rows
 from toolkit.tuning.checkpoint import State
-from toolkit.tuning.data_parallel import chance_seed, check_same_weights, own_rows
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import Objective
-from toolkit.tuning.processes import Processes
+from toolkit.tuning.parallel.processes import Processes
+from toolkit.tuning.parallel.shares import chance_seed, check_same_weights, own_rows
 from toolkit.tuning.progress import StepReport, memory_bytes
 from toolkit.tuning.schedule import rate_share, set_rate
 from toolkit.tuning.selection import Selection

@@ -26,18 +26,18 @@ from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
-from toolkit.tuning.data_parallel import check_same_start, check_same_weights, resume_everywhere
 from toolkit.tuning.loop import Loop
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
-from toolkit.tuning.processes import Processes
+from toolkit.tuning.parallel.helpers import ask, waiting
+from toolkit.tuning.parallel.processes import Processes
+from toolkit.tuning.parallel.shares import check_same_start, check_same_weights, resume_everywhere
 from toolkit.tuning.progress import StepReport
 from toolkit.tuning.schedule import adamw
 from toolkit.tuning.selection import Look, Selection, Validate
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.step import Step
 from toolkit.tuning.trainable import Trainable, trainable
-from toolkit.tuning.workers import ask, waiting
 
 SUMMARY = "training.json"
 

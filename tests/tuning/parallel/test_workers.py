@@ -12,8 +12,8 @@ from toolkit.errors import ModelError
 from toolkit.models import load_pretrained
 from toolkit.strategies.tune import TuneAdapter
 from toolkit.tuning import TuneSettings, train
-from toolkit.tuning.processes import ALONE, Processes
-from toolkit.tuning.workers import ask, helpers, waiting
+from toolkit.tuning.parallel.helpers import ask, helpers, waiting
+from toolkit.tuning.parallel.processes import ALONE, Processes
 
 SMALL = {"rank": 4, "epochs": 2, "effective_batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2}
 SECONDS = 30.0

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from toolkit.errors import ModelError, RunError
-from toolkit.tuning.data_parallel import chance_seed, check_same_start, own_rows, shares
-from toolkit.tuning.processes import ALONE, Processes, start_processes, started_alone
+from toolkit.tuning.parallel.launch import start_processes, started_alone
+from toolkit.tuning.parallel.processes import ALONE, Processes
+from toolkit.tuning.parallel.shares import chance_seed, check_same_start, own_rows, shares
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": ""}])
@@ -44,7 +45,7 @@ def test_a_process_alone_exchanges_nothing() -> None:
 
 
 def test_asking_for_processes_imports_nothing_heavy() -> None:
-    script = "import sys; from toolkit.tuning import processes, workers; processes.start_processes(variables={});"
+    script = "import sys; from toolkit.tuning.parallel import launch, helpers; launch.start_processes(variables={});"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", script + "print(*{'torch', 'peft', 'transformers'} & set(sys.modules))"],

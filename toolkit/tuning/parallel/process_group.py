@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from toolkit.errors import ModelError, RunError, ToolkitError
-from toolkit.tuning.processes import DefectElsewhereError, ElsewhereError, LostContactError, Processes
+from toolkit.tuning.parallel.processes import DefectElsewhereError, ElsewhereError, LostContactError, Processes
 
 START_MINUTES = 10.0
 """How long the others are waited for at the start."""

@@ -7,8 +7,7 @@ used; what several processes exchange is in `process_group`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,6 @@ from toolkit.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PATIENCE_HOURS = 48.0
-"""How long processes wait for one that is busy: process 0 may validate, or answer a whole test set, meanwhile."""
-
-_LAUNCHER = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class LostContactError(RunError):
@@ -87,39 +81,3 @@ class Processes:
 
 
 ALONE = Processes()
-
-
-def start_processes(patience_hours: float = PATIENCE_HOURS, variables: Mapping[str, str] = os.environ) -> Processes:
-    """This process among those that `torchrun` or `accelerate launch` started with it; `ALONE` where there are none.
-
-    Each has a CUDA device of its own where there are enough: it is made the current one.
-
-    Args:
-        patience_hours: how long others are waited for, once all have started.
-        variables: the environment's.
-
-    Raises:
-        RunError: the launcher's variables are incomplete, or the others did not start.
-    """
-    if variables.get("WORLD_SIZE", "1") in ("", "1"):
-        return ALONE
-    missing = [name for name in _LAUNCHER if not variables.get(name)]
-    if missing:
-        raise RunError(
-            f"WORLD_SIZE is {variables['WORLD_SIZE']} but {', '.join(missing)} is not set: start with "
-            "`torchrun --nproc-per-node N -m toolkit run RECIPE`, or unset WORLD_SIZE"
-        )
-    from toolkit.tuning.process_group import ProcessGroup
-
-    return ProcessGroup.start(int(variables.get("LOCAL_RANK") or variables["RANK"]), patience_hours)
-
-
-def started_alone(variables: Mapping[str, str] = os.environ) -> str | None:
-    """A notice where `accelerate launch` was asked for several processes and started one, as it does on CPUs."""
-    asked = any(name.startswith("ACCELERATE_") for name in variables) and "MASTER_ADDR" in variables
-    if not asked or "WORLD_SIZE" in variables:
-        return None
-    return (
-        "accelerate launch was asked for several processes and started one, as it does with --cpu; "
-        "`torchrun --nproc-per-node N -m toolkit run RECIPE` starts several"
-    )

@@ -21,7 +21,7 @@ from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.batches import Rows
 from toolkit.tuning.checkpoint import State
-from toolkit.tuning.processes import Processes
+from toolkit.tuning.parallel.processes import Processes
 
 
 def own_rows(rows: Rows, lengths: Sequence[int], processes: Processes) -> Rows:
