@@ -87,8 +87,9 @@ def _what(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
     yield f"{form} **{escaped(base.name)}**{escaped(hub)}. Claim: {escaped(str(run.comparison['claim']))}"
     if not base.revision:
         whose = f"weights of sha256 {base.digest[:12]}… from {base.source if base.source != 'folder' else 'a folder'}"
-        writing = f"; they were made from {base.published}, on which it was not measured" * bool(base.published)
-        yield f"The base: {escaped(whose)}{escaped(writing)}. {escaped(base.note)}".rstrip()
+        if base.published:
+            whose += f"; they were made from {base.published}, on which it was not measured"
+        yield f"The base: {escaped(whose)}. {escaped(base.note)}".rstrip()
     others = [item.kind for item in strategy.adapters if not item.settings.tunes]
     if others:
         yield (
