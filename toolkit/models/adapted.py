@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
+from toolkit.models.four_bit import dequantise, is_quantised
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import holds_all_weights, load_whole, whole_digest
 
@@ -27,21 +28,23 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 def load_adapter(module: Any, folder: Path | str) -> Any:
     """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
 
-    The adapter's tensors take the base's dtype, as in training, where they are cast before use.
+    The adapter's tensors take the base's dtype, as in training, where they are cast before use. Beside weights in 4 bits
+    they stay in fp32, in which PEFT computes them there, while training too.
 
     Raises:
         ModelError: the folder holds no safetensors adapter, or it does not fit the model.
     """
     if holds_all_weights(folder):
         return load_whole(module, folder)
-    return _loaded(module, Path(folder), in_fp32=False).get_base_model()
+    return _loaded(module, Path(folder), in_fp32=is_quantised(module)).get_base_model()
 
 
 def merged(module: Any, folder: Path | str) -> Any:
     """A copy of the base with the adapter added into its weights: W + scaling B A in fp32, then the base's dtype.
 
     Changed weights are the copy's own; the others stay shared with the base. In bf16 the result is rounded to what
-    bf16 can hold and loses much of a small adapter, so what is scored should be what is served.
+    bf16 can hold and loses much of a small adapter, so what is scored should be what is served. A base in 4 bits is
+    dequantised to the dtype it computes in: what the adapter adds is mostly smaller than the steps between 4-bit codes.
 
     Raises:
         ModelError: as `load_adapter`.
@@ -51,6 +54,8 @@ def merged(module: Any, folder: Path | str) -> Any:
 
     if holds_all_weights(folder):
         return load_whole(module, folder)
+    if is_quantised(module):
+        module = dequantise(shared_copy(module))
     adapted = _loaded(module, Path(folder), in_fp32=True)
     for layer in [found for found in adapted.modules() if isinstance(found, BaseTunerLayer)]:
         base = layer.get_base_layer()

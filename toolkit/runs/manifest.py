@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
+from toolkit.models.four_bit import dtype_name
 from toolkit.runs.prepare import Prepared, seeds_of
 
 
@@ -50,6 +51,6 @@ def _model(model: FoundationModel) -> dict[str, Any]:
     """What identifies a model, and for a local one how it computes: its path may differ from another model's."""
     facts: dict[str, Any] = {"digest": model.digest}
     if isinstance(model, LocalModel):
-        dtype, device = str(model.module.dtype).removeprefix("torch."), str(model.module.device.type)
+        dtype, device = dtype_name(model.module), str(model.module.device.type)
         facts |= {"dtype": dtype, "device": device, "path": model.path}
     return facts

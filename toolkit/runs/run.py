@@ -103,16 +103,10 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
     meter.event("statistics", strategies=len(answered))
     _write_tables(prepared, examples, answered, folder)
     merges = {
-        item.strategy.name: merge_report(
-            item.fitted.system,
-            prepared.benches[item.strategy.name].model,
-            prepared.task.validation,
-            folder.system(item.strategy.name, item.seed) / "merge.json",
-            store,
-            meter,
-        )
+        item.strategy.name: report
         for item in answered
         if item.fitted.system.tuned and item.seed == prepared.recipe.seeds[0]
+        if (report := _merge(prepared, item, folder, store, meter)) is not None
     }
     comparison = compare(prepared, folder.scores, folder.usage, _judged(answered), len(examples), scorings, merges)
     write_atomically(folder.comparison, pretty(comparison))
@@ -186,6 +180,12 @@ def _write_tables(
         usage += usage_rows(item.strategy.name, item.seed, item.outputs)
     write_scores(scores, folder.scores)
     write_usage(usage, folder.usage)
+
+
+def _merge(prepared: Prepared, item: Answered, folder: RunFolder, store: Store, meter: Meter) -> dict[str, Any] | None:
+    path = folder.system(item.strategy.name, item.seed) / "merge.json"
+    base, validation = prepared.benches[item.strategy.name].model, prepared.task.validation
+    return merge_report(item.fitted.system, base, validation, path, store, meter)
 
 
 def _judged(answered: Sequence[Answered]) -> list[Judged]:

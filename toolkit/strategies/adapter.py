@@ -151,3 +151,7 @@ class Adapter(BaseModel):
     def check(self, task: TrainingTask) -> list[str]:
         """What in these settings cannot work on this task, before anything is computed."""
         return []
+
+    def check_model(self, model: FoundationModel) -> list[str]:
+        """What in these settings cannot work on this model, before anything is computed."""
+        return []

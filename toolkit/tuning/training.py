@@ -19,6 +19,7 @@ from typing import Any
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest, cuda_devices
+from toolkit.models.four_bit import parameter_count
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
@@ -27,6 +28,7 @@ from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
 from toolkit.tuning.flat import FlatWeights
+from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, DirectPreference, Item, Objective
 from toolkit.tuning.progress import StepReport, memory_bytes
@@ -101,7 +103,7 @@ def train(
     A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
 
     Args:
-        module: a transformers causal language model in float32 or bfloat16.
+        module: a transformers causal language model in float32 or bfloat16, or in 4 bits computing in one of these.
         sequences: from a `Renderer`, whose tokeniser must be the model's; or preferences, of which the model learns to
             tell the chosen answer from the rejected one (DPO; the reference is the module itself).
         base_name: the base's name for the adapter's own configuration.
@@ -116,7 +118,7 @@ def train(
         ModelError: the model cannot be tuned, or the loss is no longer a number.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
-    _check_module(module)
+    _check_module(module, settings)
     check_items(module, sequences, stop, bos, names)
     (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
     measured: dict[str, Any] = {}
@@ -138,7 +140,7 @@ def _train(
     """The training itself; gives the fields of the result that a repetition would give too."""
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    parameters = parameter_count(module)
     peak_rate = settings.resolved_learning_rate(parameters, isinstance(objective, DirectPreference))
     rank = resolved_rank(module, settings, sum(objective.supervised))
     trained = trainable(module, settings.model_copy(update={"rank": rank}), seed)
@@ -263,13 +265,15 @@ def _optimiser(weights: FlatWeights, settings: TuneSettings) -> Any:
     return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, fused=True)
 
 
-def _check_module(module: Any) -> None:
+def _check_module(module: Any, settings: TuneSettings) -> None:
     import torch
 
     if module.dtype not in (torch.float32, torch.bfloat16):
         raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
     if len({parameter.device for parameter in module.parameters()}) > 1:
         raise ModelError("the model is spread over several devices: load it on one to tune it")
+    if reason := why_not_in_4_bits(module, settings.method):
+        raise ModelError(reason)
 
 
 def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float) -> None:
