@@ -28,8 +28,8 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 def load_adapter(module: Any, folder: Path | str) -> Any:
     """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
 
-    The adapter's tensors take the base's dtype, as in training, where they are cast before use. Beside weights in 4 bits
-    they stay in fp32, in which PEFT computes them there, while training too.
+    The adapter's tensors take the base's dtype, as in training, where they are cast before use; beside weights in
+    4 bits, where PEFT computes them in fp32 while training, they stay in it.
 
     Raises:
         ModelError: the folder holds no safetensors adapter, or it does not fit the model.
