@@ -48,6 +48,7 @@ UPWARDS: Mapping[tuple[str, str], str] = {
 LONGEST_LINES = 300
 LONG_FILES: Mapping[str, str] = {
     "tests/evaluation/test_metrics.py": "every metric beside its hand-computed cases",
+    "tests/models/test_adapter_files.py": "one test for each way in which other trainers write adapters",
     "tests/runs/test_bad_input.py": "one test for each kind of bad input that the issue lists",
     "tests/runs/test_export.py": "one run, and one test for each thing that is handed over of it",
     "tests/runs/test_folder.py": "claiming, replacing, forgetting and locking a run folder",

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
+from toolkit.models.four_bit import dtype_name
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
 from toolkit.tuning.parallel.helpers import waiting
@@ -62,7 +63,7 @@ def _model(model: FoundationModel) -> dict[str, Any]:
     it computes: its path may differ from another model's."""
     facts: dict[str, Any] = {"digest": model.digest}
     if isinstance(model, LocalModel):
-        dtype, device = str(model.module.dtype).removeprefix("torch."), str(model.module.device.type)
+        dtype, device = dtype_name(model.module), str(model.module.device.type)
         source = "folder" if model.source.startswith("folder:") else model.source
         facts |= {"source": source, "dtype": dtype, "device": device, "path": model.path}
     return facts

@@ -204,7 +204,9 @@ def _weigh(
         prompt_report(system, prepared.task.without_test(), place / "prompt.json")
         if item.seed in (None, prepared.recipe.seeds[0]):
             model, asked = prepared.benches[name].model, prepared.task.validation
-            merges[name] = merge_report(system, model, asked, place / "merge.json", store, meter)
+            report = merge_report(system, model, asked, place / "merge.json", store, meter)
+            if report is not None:
+                merges[name] = report
     return merges
 
 

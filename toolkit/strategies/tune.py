@@ -13,11 +13,12 @@ from pydantic import Field
 
 from toolkit.errors import ModelError
 from toolkit.inference.local import LocalModel
-from toolkit.inference.model import Weights
+from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.strategies.learning import Learn, Lessons, lessons, problems
 from toolkit.tasks.task import TrainingTask
+from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class TuneAdapter(Adapter, TuneSettings):
         if self.validate_every and not task.validation:
             found.append("validate_every: there is nothing to look at: validation is empty")
         return found
+
+    def check_model(self, model: FoundationModel) -> list[str]:
+        reason = why_not_in_4_bits(model.module, self.method) if isinstance(model, LocalModel) else None
+        return [] if reason is None else [reason]
 
     def fit(self, context: FitContext) -> Part:
         if not isinstance(context.model, LocalModel):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
+from toolkit.models.four_bit import is_quantised
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ def lora_config(settings: TuneSettings) -> LoraConfig:
         use_dora=settings.method == "dora",
         target_modules=targets if isinstance(targets, str) else list(targets),
         bias="none",
+    )
+
+
+def why_not_in_4_bits(module: Any, method: str) -> str | None:
+    """Why a method cannot tune this base, whose weights are in 4 bits, and what to do; None where it can."""
+    if method not in REWRITING | {"full"} or not is_quantised(module):
+        return None
+    does = "trains the base's weights themselves" if method == "full" else "takes the base's weights apart"
+    return (
+        f"method: {method} {does}, and these are in 4 bits, which cannot be written: "
+        "take method lora, rslora or dora, or load the model with dtype: bfloat16 or float32"
     )
 
 

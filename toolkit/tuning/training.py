@@ -19,6 +19,7 @@ from typing import Any, cast
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest
+from toolkit.models.four_bit import parameter_count
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import resolved_rank, write_atomically
@@ -27,6 +28,7 @@ from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
 from toolkit.tuning.loop import Loop
+from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
 from toolkit.tuning.parallel.helpers import ask, waiting
@@ -106,7 +108,7 @@ def train(
     A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
 
     Args:
-        module: a transformers causal language model in float32 or bfloat16.
+        module: a transformers causal language model in float32 or bfloat16, or in 4 bits computing in one of these.
         sequences: from a `Renderer`, whose tokeniser must be the model's, as a list or a `SequenceFile`; or a list of
             preferences, to learn to tell the chosen answer from the rejected one (DPO; the module is the reference).
         base_name: the base's name for the adapter's own configuration.
@@ -128,7 +130,7 @@ def train(
     watch = Watch(on_step or _silent, on_look or _silent, validate)
     measured: dict[str, Any] = {}
     with processes.together(), Meter(lambda _, fields: measured.update(fields)).stage("training"):
-        _check_module(module)
+        _check_module(module, settings)
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
         if processes.is_main:
@@ -167,7 +169,7 @@ def _train(
         processes, folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
     )
     weights.publish()
-    parameters = sum(parameter.numel() for parameter in module.parameters())
+    parameters = parameter_count(module)
     preferences = isinstance(objective, DirectPreference)
     peak_rate = settings.resolved_learning_rate(parameters, preferences)
     write = partial(checkpoint.write, folder, key, weights.vector, optimiser)
@@ -247,10 +249,12 @@ def _elsewhere(_: Path) -> float:
     return math.nan
 
 
-def _check_module(module: Any) -> None:
+def _check_module(module: Any, settings: TuneSettings) -> None:
     import torch
 
     if module.dtype not in (torch.float32, torch.bfloat16):
         raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
     if len({parameter.device for parameter in module.parameters()}) > 1:
         raise ModelError("the model is spread over several devices: load it on one to tune it")
+    if reason := why_not_in_4_bits(module, settings.method):
+        raise ModelError(reason)
