@@ -179,16 +179,16 @@ def test_the_reloaded_adapter_is_the_one_that_was_trained(
 ) -> None:
     import torch
 
-    from toolkit.tuning import training
+    from toolkit.tuning import trainable
 
     trained: list[Any] = []
-    save = training.save_adapter
+    save = trainable.save_adapter
 
     def recorded(adapted: Any, *rest: Any) -> None:
         trained.append(adapted)
         save(adapted, *rest)
 
-    monkeypatch.setattr(training, "save_adapter", recorded)
+    monkeypatch.setattr(trainable, "save_adapter", recorded)
     result = tiny_shipped.run(
         "quickstart", "strategies={zero_shot: [], lora: [tune: {rank: 4, max_steps: 3}]}", "metrics=[token_f1]"
     )
