@@ -22,9 +22,9 @@ METHODS = {
 CAPTION = (
     "Loss: of the first and of the last step, each of one batch, in nats a supervised token; of preferences, a pair. "
     "Supervised: of the tokens seen, those learnt from; padding is in neither. Time: of all steps, without looks at "
-    "validation; where this run did not train them itself, of the whole fit as first measured. Peak: memory of the "
-    "process or the device up to the last step, whatever ran before it. Fast step: forwards and backwards without "
-    "autograd and without padding."
+    "validation; where this run did not train them itself, of the whole fit as first measured. Peak: that of the process "
+    "or the device up to the last step, what ran before included. Fast step: forwards and backwards without autograd and "
+    "without padding."
 )
 
 
@@ -109,7 +109,7 @@ def _kept(training: Training, metric: str) -> tuple[str, str]:
 
 
 def _time(training: Training) -> tuple[str, str]:
-    notes = [] if training.peak_bytes is None else [f"peak {figures.size(training.peak_bytes)}"]
+    notes = [] if training.peak_bytes is None else [f"peak ≤ {figures.size(training.peak_bytes)}"]
     expected = [
         show(float(value)) for name, show in _FORECAST if isinstance(value := training.forecast.get(name), (int, float))
     ]
