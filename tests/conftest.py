@@ -173,6 +173,25 @@ def tiny_model(make_module: Callable[..., Any], renderer: Renderer) -> Any:
     return LocalModel(make_module("llama"), renderer, "tiny", "tiny-digest", context_tokens=512)
 
 
+@pytest.fixture
+def four_bits(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What `dtype: nf4` loads of a module's weights. Skips where bitsandbytes is not installed."""
+    pytest.importorskip("bitsandbytes", reason="weights in 4 bits need the extra `qlora` (bitsandbytes)")
+    from toolkit.models import load
+
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache-of-four-bits"))
+    saved = iter(range(100))
+
+    def loaded(module: Any, computing: str = "float32") -> Any:
+        monkeypatch.setattr(load, "computing_dtype", lambda chosen, device: computing)  # whatever processor this is
+        folder = tmp_path / f"weights-{next(saved)}"
+        module.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load.load_pretrained(folder, "nf4", "cpu")
+
+    return loaded
+
+
 @pytest.fixture(scope="session")
 def template() -> Template:
     return Template.load("answer")

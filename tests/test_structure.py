@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("console",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up. A package or module of the top level imports only from layers below its own."""
 
@@ -47,7 +48,9 @@ UPWARDS: Mapping[tuple[str, str], str] = {
 LONGEST_LINES = 300
 LONG_FILES: Mapping[str, str] = {
     "tests/evaluation/test_metrics.py": "every metric beside its hand-computed cases",
+    "tests/models/test_adapter_files.py": "one test for each way in which other trainers write adapters",
     "tests/runs/test_bad_input.py": "one test for each kind of bad input that the issue lists",
+    "tests/runs/test_export.py": "one run, and one test for each thing that is handed over of it",
     "tests/runs/test_folder.py": "claiming, replacing, forgetting and locking a run folder",
     "tests/runs/test_resume.py": "one test for each place at which a run can be killed",
     "tests/strategies/test_fitting.py": "one test for each thing a part's key holds",

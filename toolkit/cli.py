@@ -1,4 +1,4 @@
-"""The command line: `toolkit run`, `validate`, `report`, `inspect`, `predict`, `models`.
+"""The command line: `toolkit run`, `validate`, `report`, `inspect`, `predict`, `export`, `models`.
 
 Whatever goes wrong and can be put right is one message and exit code 2; an interruption is 130; anything else is a
 defect of ours and shows its traceback.
@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from toolkit.commands.export import export
 from toolkit.commands.inspect import inspect
 from toolkit.commands.models import models
 from toolkit.commands.predict import predict
@@ -67,6 +68,7 @@ app.command()(validate)
 app.command()(report)
 app.command()(inspect)
 app.command()(predict)
+app.command()(export)
 app.add_typer(models, name="models")
 
 

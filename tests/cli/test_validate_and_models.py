@@ -82,6 +82,20 @@ def test_what_a_run_would_refuse_is_an_error_too(command: Command, task: Path) -
     assert "splits are not disjoint" in result.stdout
 
 
+def test_an_adapter_from_elsewhere_is_checked_without_its_model(command: Command, task: Path) -> None:
+    folder = task.parent / "mine"
+    path = recipe(task, "  mine: [{adapter: {path: ./mine}}]\n")
+    assert f"mine: adapter: path: there is no folder './mine'; looked in {Path.cwd()} and {task.parent}" in (
+        command("validate", str(path)).stdout
+    )
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.bin").touch()
+    result = command("validate", str(path))
+    assert result.exit_code == 2
+    assert "small.yaml:6: strategies.mine: adapter: path: './mine': its weights are pickled" in result.stdout
+
+
 def test_a_recipe_over_a_server_is_checked_without_asking_it(
     command: Command, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +192,12 @@ def test_a_served_model_is_shown_with_its_settings_and_needs_no_pull(
     assert (
         "mine: nothing to pull, it is served at https://host.example/v1" in command("models", "pull", str(path)).stdout
     )
+
+
+def test_what_weights_were_made_from_is_shown(command: Command) -> None:
+    said = command("models", "show", "smollm2-135m-instruct-q4").stdout
+    assert "made from  HuggingFaceTB/SmolLM2-135M-Instruct" in said
+    assert "made from" not in command("models", "show", "smollm2-135m-instruct").stdout
 
 
 def test_a_name_means_a_model_or_an_embedder() -> None:

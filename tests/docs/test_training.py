@@ -34,7 +34,7 @@ def test_every_setting_stands_there_with_its_default_and_why() -> None:
 
 
 def test_the_recipe_that_learns_the_corpus_can_be_loaded(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = (found for found in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "learn: corpus" in found)
     path = tmp_path / "read.yaml"
     path.write_text(block, encoding="utf-8")
     recipe = load_recipe(path)
@@ -51,7 +51,7 @@ def test_the_recipe_that_learns_the_corpus_can_be_loaded(tmp_path: Path) -> None
 def test_the_training_from_a_file_runs(
     make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = (found for found in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "write_sequences" in found)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").write_text("A text.\n" * 9, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,23 @@ def test_a_finished_run_predicts_and_shows_what_it_sent(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "<|im_start|>" in shown.stdout
     assert "Passage 1" in shown.stdout
+
+
+def test_a_tuned_strategy_is_handed_over(tmp_path: Path) -> None:
+    strategies = "strategies={zero_shot: [], lora: [{tune: {max_steps: 4}}]}"
+    done = toolkit("run", "quickstart", "--limit", "2", "--out", "run", strategies, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    question = "How long may a boat trailer stay on the gravel strip?"
+    answer = toolkit("predict", "run", "lora", question, "--json", folder=tmp_path)
+    for form in ([], ["--merged"]):
+        out = tmp_path / f"out{len(form)}"
+        handed = toolkit("export", "run", "lora", "--out", str(out), *form, folder=tmp_path)
+        assert handed.returncode == 0, handed.stderr
+        (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        code = code.replace('"your question"', json.dumps(question))
+        asked = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.strip() == json.loads(answer.stdout)["text"]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public data sets are not beside this checkout")

@@ -130,7 +130,7 @@ def test_more_samples_begin_with_the_same_ones(tiny_model: LocalModel, prompts: 
 def test_samples_of_one_prompt_share_its_prefill(
     tiny_model: LocalModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tiny_model.path == "packed"
+    assert tiny_model.path.startswith("packed")
     passes: list[int] = []
     real = Packed.forward
     monkeypatch.setattr(Packed, "forward", lambda self, ids, *rest: passes.append(len(ids)) or real(self, ids, *rest))

@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rslora": {**ALL, "use_rslora": True},
     "dora": {**ALL, "use_dora": True},
     "gaussian": {**ALL, "init_lora_weights": "gaussian"},
+    "a pattern of names": {"target_modules": r"(?:.*?(?:self_attn|mlp).*?(?:q_proj|up_proj))|(?:\bmodel.*?v_proj)"},
+    "no task": {**ALL, "task_type": None, "auto_mapping": {"base_model_class": "Llama", "unsloth_fixed": True}},
     "one layer": {"target_modules": ["q_proj"], "layers_to_transform": [1]},
 }
 
@@ -132,6 +134,7 @@ def test_a_copy_is_the_two_files_alone_and_names_no_place(tmp_path: Path) -> Non
         ("gpt2", "gpt2"),
         ("/models/gpt2", None),
         ("C:\\models\\gpt2", None),
+        ("weights\\gpt2", None),
         ("./gpt2", None),
         ("~/gpt2", None),
         ("runs/last/model", None),

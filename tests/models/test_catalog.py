@@ -149,3 +149,10 @@ def test_what_an_endpoint_cannot_be_is_refused_without_repeating_a_secret(
     with pytest.raises(ModelError, match=message) as caught:
         read_entry(served(tmp_path, **changes))
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_quantised_entry_was_made_from_is_the_entry_of_the_published_weights() -> None:
+    quantised, published = (resolve(f"smollm2-135m-instruct{end}", "model") for end in ("-q4", ""))
+    assert published.source.hub is not None
+    assert (quantised.published, quantised.source.hub) == (published.source.hub.id, None)
+    assert published.published is None

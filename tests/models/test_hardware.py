@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.errors import ModelError
-from toolkit.models.hardware import cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
+from toolkit.models.hardware import computing_dtype, cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,18 @@ def test_the_switch_is_taken_back_where_it_would_round(monkeypatch: pytest.Monke
     before = matmul.fp32_precision
     assert "rounds to bf16" in tune_cpu()["fp32_products"]
     assert matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize(("flags", "computing"), [("avx512_bf16", "bfloat16"), ("avx2", "float32")])
+def test_4_bits_compute_in_what_auto_would_be(tmp_path: Path, flags: str, computing: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    resolved = resolve_dtype("nf4", "cpu", tmp_path / "cpuinfo")
+    assert resolved.name == "nf4"
+    assert f"computing in {computing}" in resolved.reason
+    assert computing_dtype(resolved, "cpu") == resolve_dtype("auto", "cpu").name
+    assert computing_dtype(resolve_dtype("float16", "cpu"), "cpu") == "float16"
+
+
+def test_4_bits_are_refused_on_a_device_they_were_never_tried_on() -> None:
+    with pytest.raises(ModelError, match=r"dtype 'nf4' needs the device cuda or cpu, and this is mps; take dtype"):
+        resolve_dtype("nf4", "mps")

@@ -41,7 +41,8 @@ KEYS = ", ".join(RecipeFile.model_fields)
         ("decoding: {max_new_tokens: 5000}", "decoding.max_new_tokens: must be at most 4096, found 5000"),
         (
             "dtype: flaot32",
-            "dtype: must be 'auto', 'float32', 'bfloat16' or 'float16', found 'flaot32' (did you mean 'float32'?)",
+            "dtype: must be 'auto', 'float32', 'bfloat16', 'float16' or 'nf4', found 'flaot32' "
+            "(did you mean 'float32'?)",
         ),
         (
             "answer_by: liklihood",

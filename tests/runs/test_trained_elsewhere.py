@@ -82,7 +82,8 @@ def test_another_adapter_at_the_same_place_is_measured_anew(
     assert (result.folder / "outputs" / "mine" / "seed-none.jsonl").read_bytes() == before
     shutil.rmtree(mine)
     save_adapter(load_pretrained(world.model, "float32", "cpu").module, mine, r=2)
-    start(MINE, seeds=[0, 1])
+    assert result.comparison["test_scorings"] == 1
+    assert start(MINE, seeds=[0, 1]).comparison["test_scorings"] == 2
     assert (result.folder / "outputs" / "mine" / "seed-none.jsonl").read_bytes() != before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import namedtuple
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -19,13 +20,18 @@ class MlflowException(Exception):
 
 
 class Server:
-    """Runs by id, as a tracking server keeps them, and how often it was asked to write figures."""
+    """Runs by id, as a tracking server keeps them, and how often it was asked to write figures.
+
+    While `answers` is not set, it does not; `unreachable` is raised in place of an answer.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, Any] = {}
         self.experiments: dict[str, str] = {}
         self.batches = 0
         self.unreachable: MlflowException | None = None
+        self.answers, self.arrived = threading.Event(), threading.Event()
+        self.answers.set()
 
     @property
     def library(self) -> Any:
@@ -66,9 +72,14 @@ class Server:
     ) -> None:
         assert len(metrics) <= 1000
         assert len(params) <= 100
+        self.answers.wait(30)
+        if self.unreachable is not None:
+            raise self.unreachable
         self.batches += bool(metrics)
         run = self.runs[run_id]
         run.metrics += metrics
+        if metrics:
+            self.arrived.set()
         run.params |= {param.key: param.value for param in params}
         run.tags |= {tag.key: tag.value for tag in tags}
 

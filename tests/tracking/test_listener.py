@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from recording_tracker import Broken, Recorder
 from toolkit.tracking import TrackedRun, Tracker
 from toolkit.tracking.feed import Feed
 from toolkit.tracking.listener import TrainingEvents
+from toolkit.tracking.settings import flat
 
 STEP = {
     "step": 3,
@@ -157,6 +159,14 @@ def test_settings_reach_trackers_without_secrets(recorder: Recorder, monkeypatch
         "mine.hub.token": "[hidden]",
         "mine.url": "https://[hidden]@host:1/x?token=[hidden]&page=2",
         "mine.note": "use [hidden]",
+    }
+
+
+def test_secrets_inside_of_a_setting_are_hidden_too() -> None:
+    found = flat({"servers": [{"url": "http://host", "api_key": "abc"}], "ranks": {"q_proj": 8}}, "mine.")
+    assert {name: json.loads(str(value)) for name, value in found.items()} == {
+        "mine.servers": [{"url": "http://host", "api_key": "[hidden]"}],
+        "mine.ranks": {"q_proj": 8},
     }
 
 

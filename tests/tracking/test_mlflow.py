@@ -146,12 +146,34 @@ def test_figures_are_sent_together_and_before_long(server: Server, monkeypatch: 
     assert server.batches == 0
     now[0] += mlflow_metrics.SEND_SECONDS
     said(tracker, {3: 2.0})
+    assert server.arrived.wait(10)
     assert server.batches == 1
     assert len(losses_of(server.named("lora/seed-0"))) == 3
     said(tracker, dict.fromkeys(range(4, 4 + mlflow_metrics.MOST_METRICS), 1.0))
     tracker.finish({})
     assert len(losses_of(server.named("lora/seed-0"))) == 3 + mlflow_metrics.MOST_METRICS
     assert server.batches == 3
+
+
+def test_a_slow_server_does_not_hold_up_a_training(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_metrics, "SEND_SECONDS", 0.0)
+    tracker = MLflow()
+    tracker.start(LORA)
+    server.answers.clear()
+    said(tracker, {1: 4.0, 2: 3.0, 3: 2.0})  # a tracker that waited would never come back
+    assert server.named("lora/seed-0").metrics == []
+    server.answers.set()
+    tracker.finish({})
+    assert losses_of(server.named("lora/seed-0")) == [(1, 4.0), (2, 3.0), (3, 2.0)]
+
+
+def test_what_a_request_met_is_raised_in_the_end(server: Server) -> None:
+    tracker = MLflow()
+    tracker.start(LORA)
+    said(tracker, {1: 4.0})
+    server.unreachable = MlflowException("no route")
+    with pytest.raises(MlflowException, match="no route"):
+        tracker.finish({})
 
 
 def test_more_settings_than_one_request_holds_all_arrive(server: Server) -> None:

@@ -24,7 +24,7 @@ from toolkit.tuning.packing import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call
 
-METHODS = ("lora", "rslora", "dora", "pissa", "olora")
+METHODS = ("lora", "rslora", "dora", "eva", "pissa", "olora")
 PATTERNS = {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 7}, "alpha_pattern": {"k_proj": 5, "down_proj": 64}}
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 IDS = torch.arange(24).reshape(2, 12)
@@ -51,10 +51,10 @@ def shake(adapted: Any, size: float = 0.05) -> None:
 @pytest.mark.parametrize("patterns", [{}, PATTERNS])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_saved_adapter_on_the_base_answers_like_what_was_trained(
-    llama: Any, tmp_path: Path, method: str, patterns: dict[str, Any]
+    llama: Any, rows: Any, tmp_path: Path, method: str, patterns: dict[str, Any]
 ) -> None:
     module, settings = llama(initializer_range=0.3), changed(method=method, **patterns)
-    adapted = new_adapter(module, settings, seed=0)
+    adapted = new_adapter(module, settings, seed=0, sequences=rows(6))
     start = adapter_tensors(adapted) if method in REWRITING else None
     torch.testing.assert_close(logits(adapted.eval()), logits(module), rtol=0, atol=3e-4)
     shake(adapted)
@@ -107,8 +107,8 @@ def test_the_base_is_left_as_it_was(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_adapter_is_fp32_and_alone_trainable(llama: Any, method: str) -> None:
-    adapted = new_adapter(llama(torch.bfloat16), changed(method=method), seed=0)
+def test_the_adapter_is_fp32_and_alone_trainable(llama: Any, rows: Any, method: str) -> None:
+    adapted = new_adapter(llama(torch.bfloat16), changed(method=method), seed=0, sequences=rows(6))
     trainable = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name and parameter.dtype == torch.float32 for name, parameter in trainable.items())
     assert len(trainable) == 2 * 7 * (3 if method == "dora" else 2)
@@ -117,6 +117,7 @@ def test_the_adapter_is_fp32_and_alone_trainable(llama: Any, method: str) -> Non
 FIELDS = [
     ({"method": "lora"}, "by hand"),
     ({"method": "rslora"}, "by hand"),
+    ({"method": "eva"}, "by hand"),
     (PATTERNS, "by hand"),
     ({"method": "pissa"}, "by hand"),
     ({"method": "olora"}, "by hand"),
@@ -138,11 +139,13 @@ def test_only_plain_lora_is_trained_by_hand(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"method": "rslora"}, PATTERNS, {"method": "pissa"}, {"method": "olora", **PATTERNS}], ids=str
+    "fields",
+    [{"method": "rslora"}, PATTERNS, {"method": "eva"}, {"method": "pissa"}, {"method": "olora", **PATTERNS}],
+    ids=str,
 )
 def test_the_gradient_by_hand_is_the_stock_models(llama: Any, rows: Any, fields: dict[str, Any]) -> None:
     module, sequences = llama(initializer_range=0.2), rows(6, shortest=5, longest=20)
-    view = (adapted := new_adapter(module, changed(**fields), seed=0)).get_base_model().train()
+    view = (adapted := new_adapter(module, changed(**fields), seed=0, sequences=sequences)).get_base_model().train()
     view.double()  # of PEFT's layers too, so that nothing but the formulas is compared
     shake(adapted)
     ups = [parameter for name, parameter in adapted.named_parameters() if "lora_B" in name]

@@ -36,6 +36,19 @@ def test_the_accumulated_gradient_is_that_of_the_whole_batch(llama: Any, rows: A
         torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-6)
 
 
+def test_shares_of_a_step_add_up_to_the_whole(llama: Any, rows: Any) -> None:
+    sequences = rows(8, shortest=5, longest=20)
+    micro_batches, weights = accumulating(llama(), sequences, {})
+    loss, wanted = micro_batches.accumulate((3, 1, 0, 2)), weights.gradient.clone()
+    shares, total = [], 0.0
+    for share in ((0,), (), (3, 1, 2)):
+        total += micro_batches.accumulate(share, (3, 1, 0, 2))
+        shares.append(weights.gradient.clone())
+    assert total == pytest.approx(loss, abs=1e-6)
+    assert not shares[1].any()
+    torch.testing.assert_close(sum(shares), wanted, rtol=0, atol=1e-6)
+
+
 def accumulating(module: Any, sequences: list[TrainingSequence], changed: dict[str, Any]) -> Any:
     settings = SMALL.model_copy(update=changed)
     adapted = new_adapter(module, settings, seed=0)

@@ -105,6 +105,7 @@ class Killed(Exception):
         {"b_rate_ratio": 4.0, "method": "dora"},
         {"method": "pissa"},
         {"method": "olora"},
+        {"method": "eva"},
         {"neftune_alpha": 5.0},
     ],
     ids=str,

@@ -19,7 +19,7 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TrainingResult, TuneSettings, train
 from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.progress import StepReport
-from toolkit.tuning.training import rate_share
+from toolkit.tuning.schedule import rate_share
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")

@@ -68,6 +68,8 @@ def show(
     entry = named(name)
     rows = [["name", entry.name], ["kind", entry.kind], ["licence", entry.licence or "-"]]
     rows.append(["source", str(entry.source)])
+    if entry.published is not None:
+        rows.append(["made from", entry.published])
     if entry.note:
         rows.append(["note", entry.note.strip()])
     if entry.source.endpoint is not None:

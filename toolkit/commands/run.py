@@ -56,12 +56,30 @@ def run(
       toolkit run my-recipe.yaml strategies.rag.retrieve.top_k=5 model=smollm2-135m-instruct
       toolkit run my-recipe.yaml --limit 8
       toolkit run my-recipe.yaml --track tensorboard
+      torchrun --nproc-per-node 2 -m toolkit run my-recipe.yaml      trains on two devices
     """
-    from toolkit.recipe import load_recipe
+    from toolkit.tuning.parallel.helpers import helpers
+    from toolkit.tuning.parallel.launch import start_processes
+    from toolkit.tuning.parallel.workers import serve
 
+    processes = start_processes()
+    if not processes.is_main:
+        raise typer.Exit(serve(processes))
     given = [*(overrides or []), *([f"limit={limit}"] if limit is not None else [])]
-    loaded = load_recipe(recipe, given)
-    result = _with_progress(loaded, out, fresh, replace, quiet, track or ())
+    with helpers(processes):
+        _run_and_show(recipe, given, out, fresh, replace, quiet, track or [])
+
+
+def _run_and_show(
+    recipe: str, overrides: list[str], out: Path | None, fresh: bool, replace: bool, quiet: bool, track: list[str]
+) -> None:
+    from toolkit.recipe import load_recipe
+    from toolkit.tuning.parallel.launch import started_alone
+
+    if notice := started_alone():
+        typer.echo(f"note: {notice}", err=True)
+    loaded = load_recipe(recipe, overrides)
+    result = _with_progress(loaded, out, fresh, replace, quiet, track)
     from toolkit.commands.verdicts import result_lines
     from toolkit.terminal import colours, width
 

@@ -48,17 +48,24 @@ def planned_attention(
     if plan is None or attention_mask is not None or s_aux is not None:
         raise RuntimeError("packed attention is called with a plan and without masks or sinks of the model's own")
     rules = Rules(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window)
-    keys, values = key[0].contiguous(), value[0].contiguous()
-    plan.store(module.layer_idx, keys, values)
-    heads, tokens, size = query.shape[1:]
+    found = attend(query[0], key[0].contiguous(), value[0].contiguous(), plan, module.layer_idx, rules)
+    return found[None], None
+
+
+def attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan, layer: int, rules: Rules
+) -> torch.Tensor:
+    """query [H * G, N, d] on contiguous keys and values [H, N, d] by `plan`: [N, H * G, d]."""
+    plan.store(layer, keys, values)
+    heads, tokens, size = query.shape
     found = query.new_empty(tokens, heads, size)
     for stretch in plan.stretches:
-        _stretch(found, query[0], keys, values, plan, stretch, module.layer_idx, rules)
+        _stretch(found, query, keys, values, plan, stretch, layer, rules)
     for band in plan.bands:
-        _band(found, query[0], keys, values, plan, band, module.layer_idx, rules)
+        _band(found, query, keys, values, plan, band, layer, rules)
     if plan.steps is not None:
-        _steps(found, query[0], keys, values, plan, module.layer_idx, rules)
-    return found[None], None
+        _steps(found, query, keys, values, plan, layer, rules)
+    return found
 
 
 def _stretch(

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from toolkit.inference.lean import why_not_lean
+
 PROVEN_FAMILIES = frozenset({"gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose attention asks for nothing but a scale, a soft cap and a sliding window, and whose logits are the
 head's product, softly capped or not."""
@@ -25,7 +27,13 @@ def why_plain(module: Any) -> str | None:
     if reason := why_unknown(module):
         return reason
     with torch.inference_mode():
-        return _probe(module)
+        return _probe(module, lean=False)
+
+
+def is_lean(module: Any) -> bool:
+    """Whether a model whose packed path is proven may run its decoder by parts; asked as `why_plain` asks."""
+    with torch.inference_mode():
+        return why_not_lean(module) is None and _probe(module, lean=True) is None
 
 
 def why_unknown(module: Any) -> str | None:
@@ -55,7 +63,7 @@ def _moving_positions(config: Any) -> str | None:
     return next((kind for kind in types if kind == "longrope" or "dynamic" in kind), None)
 
 
-def _probe(module: Any) -> str | None:
+def _probe(module: Any, lean: bool) -> str | None:
     from toolkit.inference.packed import Packed
     from toolkit.inference.plan import Plan, Segment
 
@@ -64,7 +72,7 @@ def _probe(module: Any) -> str | None:
     two = ids[: PROBE_TOKENS // 2]
     plan = Plan([Segment(0, len(ids)), Segment(len(ids), len(two))])
     try:
-        packed = Packed(module).forward(ids + two, plan).float()
+        packed = Packed(module, lean=lean).forward(ids + two, plan).float()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model that is not what it seems raises

@@ -86,10 +86,19 @@ class LocalModel:
 
         return why_plain(self.module)
 
+    @cached_property
+    def lean(self) -> bool:
+        """Whether the packed path runs the decoder by its parts."""
+        from toolkit.inference.families import is_lean
+
+        return self.why_plain is None and is_lean(self.module)
+
     @property
     def path(self) -> str:
         """Which path its answers take, for the manifest."""
-        return "packed" if self.why_plain is None else f"plain: {self.why_plain}"
+        if self.why_plain is not None:
+            return f"plain: {self.why_plain}"
+        return "packed, by parts" if self.lean else "packed"
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
         import torch
@@ -151,14 +160,15 @@ class LocalModel:
             self.context_tokens,
             self.batch_tokens,
         )
-        view.why_plain = self.why_plain  # an adapter changes what linear layers compute, not how attention is asked
+        # an adapter changes what linear layers compute, not how attention is asked nor what stands between them
+        view.why_plain, view.lean = self.why_plain, self.lean
         return view
 
     @cached_property
     def _packed(self) -> Packed:
         from toolkit.inference.packed import Packed
 
-        return Packed(self.module, self.batch_tokens)
+        return Packed(self.module, self.batch_tokens, self.lean)
 
     def _decode(self, answers: dict[tuple[int, ...], list[Row]], picker: Any) -> None:
         from toolkit.inference.decoding import Request, decode

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
+from toolkit.inference.lean import Lean
 from toolkit.inference.plan import Plan, Segment
 from toolkit.models.weights import shared_copy
 
@@ -28,9 +29,10 @@ class Packed:
     Args:
         module: stays as it is; its parameters are shared.
         pass_tokens: tokens of a forward pass at most; a longer row is cut, or memory would grow with its square.
+        lean: run the decoder by its parts (`toolkit.inference.lean`) instead of its modules.
     """
 
-    def __init__(self, module: Any, pass_tokens: int = 2048) -> None:
+    def __init__(self, module: Any, pass_tokens: int = 2048, lean: bool = False) -> None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(NAME, planned_attention)
@@ -38,6 +40,7 @@ class Packed:
         self.module.set_attn_implementation(NAME)
         self.pass_tokens = pass_tokens
         self._decoder = self.module.get_decoder()
+        self._lean = Lean(self.module) if lean else None
 
     @property
     def layers(self) -> int:
@@ -54,6 +57,8 @@ class Packed:
         behind = len(plan.prefix)
         steps = [] if plan.steps is None else [behind + length - 1 for length in plan.steps.lengths]
         where = torch.tensor([list(token_ids), [*steps, *plan.positions]], device=self.device)
+        if self._lean is not None:
+            return self._lean(where[0], where[1], plan)
         output = self._decoder(input_ids=where[:1], position_ids=where[1:], use_cache=False, plan=plan)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden

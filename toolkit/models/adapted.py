@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
 from toolkit.models.adapter_files import PREFIX, TENSORS, declared_base, plain_name, read_settings, writing_into_base
+from toolkit.models.four_bit import dequantise, is_quantised
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import holds_all_weights, load_whole, whole_digest
 
@@ -34,7 +35,8 @@ class MisfitError(ModelError):
 def load_adapter(module: Any, folder: Path | str) -> Any:
     """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
 
-    The adapter's tensors take the base's dtype, as in training, where they are cast before use.
+    The adapter's tensors take the base's dtype, as in training, where they are cast before use; beside weights in
+    4 bits, where PEFT computes them in fp32 while training, they stay in it.
 
     Raises:
         ModelError: the folder holds no safetensors adapter, or one that would write into the base.
@@ -42,14 +44,15 @@ def load_adapter(module: Any, folder: Path | str) -> Any:
     """
     if holds_all_weights(folder):
         return load_whole(module, folder)
-    return _loaded(module, Path(folder), in_fp32=False).get_base_model()
+    return _loaded(module, Path(folder), in_fp32=is_quantised(module)).get_base_model()
 
 
 def merged(module: Any, folder: Path | str) -> Any:
     """A copy of the base with the adapter added into its weights: W + scaling B A in fp32, then the base's dtype.
 
     Changed weights are the copy's own; the others stay shared with the base. In bf16 the result is rounded to what
-    bf16 can hold and loses much of a small adapter, so what is scored should be what is served.
+    bf16 can hold and loses much of a small adapter, so what is scored should be what is served. A base in 4 bits is
+    dequantised to the dtype it computes in: what the adapter adds is mostly smaller than the steps between 4-bit codes.
 
     Raises:
         ModelError: as `load_adapter`.
@@ -59,6 +62,8 @@ def merged(module: Any, folder: Path | str) -> Any:
 
     if holds_all_weights(folder):
         return load_whole(module, folder)
+    if is_quantised(module):
+        module = dequantise(shared_copy(module))
     adapted = _loaded(module, Path(folder), in_fp32=True)
     for layer in [found for found in adapted.modules() if isinstance(found, BaseTunerLayer)]:
         base = layer.get_base_layer()

@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ModelError
@@ -150,8 +150,7 @@ def declared_base(folder: Path) -> str | None:
     said = read_settings(folder).get("base_model_name_or_path")
     if not isinstance(said, str) or not said:
         return None
-    path = PurePosixPath(said).is_absolute() or PureWindowsPath(said).is_absolute() or said[0] in ".~"
-    return None if path or said.count("/") > 1 else said
+    return None if said[0] in "/.~" or "\\" in said or said.count("/") > 1 else said
 
 
 def _missing(folder: Path) -> str | None:

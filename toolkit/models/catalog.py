@@ -91,12 +91,18 @@ class Source(_Strict):
 
 
 class Entry(_Strict):
-    """One model or embedder by name."""
+    """One model or embedder by name.
+
+    Attributes:
+        published: the hub's name of the model that these weights are another writing of (quantised, say). It is named
+            where others must know what an adapter belongs to, and never loaded in place of these weights.
+    """
 
     name: str
     kind: Kind
     licence: str | None = None
     note: str = ""
+    published: HubId | None = None
     source: Source
 
     @model_validator(mode="after")

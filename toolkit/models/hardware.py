@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toolkit.errors import ModelError, nearest
+from toolkit.models.four_bit import NF4
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", NF4)
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 tiles, x86 vectors, Arm
 _CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -23,7 +24,7 @@ _FP32_ERROR = 1e-3  # true fp32 stays below 2e-4 on the probe, bf16 is near 1e-1
 
 
 class Dtype(NamedTuple):
-    """A torch dtype by name, and why it was taken."""
+    """What weights are kept in, by name (a torch dtype, or `nf4`), and why it was taken."""
 
     name: str
     reason: str
@@ -54,13 +55,18 @@ def resolve_device(requested: str) -> str:
 def resolve_dtype(requested: str, device: str, cpuinfo: Path = _CPUINFO) -> Dtype:
     """The dtype to load weights in, by name, and the reason.
 
-    `auto` is bfloat16 where the processor multiplies it natively, else float32.
+    `auto` is bfloat16 where the processor multiplies it natively, else float32. `nf4` computes in what `auto` would be.
 
     Raises:
-        ModelError: the dtype is none of `DTYPES`.
+        ModelError: the dtype is none of `DTYPES`, or not to be had on the device.
     """
     if requested not in DTYPES:
         raise ModelError(f"dtype '{requested}' is unknown{nearest(requested, DTYPES)}; allowed: {', '.join(DTYPES)}")
+    if requested == NF4:
+        if device != "cpu" and not device.startswith("cuda"):
+            raise ModelError(f"dtype '{NF4}' needs the device cuda or cpu, and this is {device}; take dtype: float32")
+        computing = resolve_dtype("auto", device, cpuinfo)
+        return Dtype(NF4, f"as asked for, computing in {computing.name} ({computing.reason})")
     if requested != "auto":
         return Dtype(requested, "as asked for")
     if device.startswith("cuda"):
@@ -76,6 +82,11 @@ def resolve_dtype(requested: str, device: str, cpuinfo: Path = _CPUINFO) -> Dtyp
     if native:
         return Dtype("bfloat16", f"auto: the processor has {native[0]}")
     return Dtype("float32", f"auto: the processor has none of {', '.join(_BF16_FLAGS)}")
+
+
+def computing_dtype(chosen: Dtype, device: str) -> str:
+    """The torch dtype, by name, that weights of a dtype compute in."""
+    return resolve_dtype("auto", device).name if chosen.name == NF4 else chosen.name
 
 
 def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
 from toolkit.models.catalog import Entry
 from toolkit.models.fetch import Fetched, Notice, fetch_weights
-from toolkit.models.hardware import resolve_device, resolve_dtype
+from toolkit.models.four_bit import NF4, check_library, keep_bytes, loading
+from toolkit.models.hardware import computing_dtype, resolve_device, resolve_dtype
 from toolkit.models.weights import weights_digest
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ _NO_LIMIT = 1_000_000_000  # a tokenizer that knows no limit says 1e30
 class LoadedModel:
     """A model in evaluation mode whose parameters take no gradients, and what identifies it.
 
-    `digest` is that of the files; `source` names where they came from exactly (a hub's commit included).
+    `digest` is that of the files, with `/nf4` behind it where they were quantised on loading; `source` names where they
+    came from exactly (a hub's commit included).
     """
 
     module: PreTrainedModel
@@ -49,29 +51,33 @@ def load_pretrained(
 
     Args:
         model: what `resolve` gave, or a folder.
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`, or `nf4` (4 bits; needs the extra `qlora`).
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         notice: called with one line before a download.
 
     Raises:
         ModelError: the folder is missing, holds only pickled weights, is no causal language model or lacks some of its
-            weights, a file is damaged, or the device or dtype is not to be had.
+            weights, a file is damaged, or the device or dtype is not to be had (for `nf4`, bitsandbytes is missing).
     """
     name = model.name
-    fetched = fetch_weights(model, notice) if isinstance(model, Entry) else Fetched(model, f"folder:{model.resolve()}")
     place = resolve_device(device)
     chosen = resolve_dtype(dtype, place)
+    computing, quantised = computing_dtype(chosen, place), chosen.name == NF4
+    if quantised:
+        check_library()
+    fetched = fetch_weights(model, notice) if isinstance(model, Entry) else Fetched(model, f"folder:{model.resolve()}")
     _check_files(name, fetched.folder)
-    with _silenced():
-        module = _load_module(name, fetched.folder, chosen.name)
+    with silenced():
+        module = _load_module(name, fetched.folder, computing, loading(computing, place) if quantised else {})
         tokenizer = _load_tokenizer(name, fetched.folder)
     module.to(place)
+    keep_bytes(module)
     module.eval()
     module.requires_grad_(False)
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
-        digest=weights_digest(fetched.folder),
+        digest=weights_digest(fetched.folder) + (f"/{NF4}" if quantised else ""),
         name=name,
         source=fetched.source,
         folder=fetched.folder,
@@ -115,7 +121,7 @@ def _causal_architectures() -> set[str]:
     return names
 
 
-def _load_module(name: str, folder: Path, dtype: str) -> PreTrainedModel:
+def _load_module(name: str, folder: Path, dtype: str, quantisation: Mapping[str, Any]) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -129,6 +135,7 @@ def _load_module(name: str, folder: Path, dtype: str) -> PreTrainedModel:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **quantisation,
         )
     except SafetensorError as error:
         raise ModelError(
@@ -170,7 +177,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Loading writes neither bars nor warnings to the terminal; afterwards everything is as it was."""
     from transformers.utils import logging
 

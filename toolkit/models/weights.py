@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import ModelError
+from toolkit.models.four_bit import shared_parameter, state_tensors
 from toolkit.resources import cache_folder
 
 if TYPE_CHECKING:
@@ -65,10 +66,14 @@ def weights_digest(folder: Path) -> str:
 
 
 def tensors_digest(module: Module) -> str:
-    """sha256 over every parameter and buffer of a module: name, dtype, shape and bytes. Copies each to the CPU."""
+    """sha256 over every parameter and buffer of a module: name, dtype, shape and bytes. Copies each to the CPU.
+
+    Of weights in 4 bits the scales count as well.
+    """
     import torch
 
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    tensors |= state_tensors(module)
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -84,11 +89,9 @@ def shared_copy(module: Module) -> Module:
     modules and parameters. Only writing into a shared tensor in place would reach it. Every parameter of the copy has
     `requires_grad` False, and tied weights stay tied.
     """
-    from torch.nn import Parameter
-
     memo: dict[int, object] = {}
     for parameter in module.parameters():
-        memo[id(parameter)] = Parameter(parameter.detach(), requires_grad=False)
+        memo[id(parameter)] = shared_parameter(parameter, memo)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer
     return copy.deepcopy(module, memo)

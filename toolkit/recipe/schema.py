@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 from toolkit.tasks.schema import InlineTask
 
 AnswerBy = Literal["likelihood", "generation"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "nf4"]
 Factor = Literal["model", "dtype", "decoding", "answer_by", "template"]
 
 
@@ -139,6 +139,7 @@ class RecipeFile(Strict):
 
     Attributes:
         name: the file's stem where absent.
+        dtype: what local weights are kept in; `nf4` is 4 bits (the extra `qlora`), for all strategies alike.
         models: further models, for strategies that set `model: <name>`.
         answer_by: None is by likelihood for choice tasks on models that can score, else by generation.
         strategies: lists of parts, read by `toolkit.recipe.parts`.

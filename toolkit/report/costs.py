@@ -37,7 +37,8 @@ def merge_sentence(run: RunFiles, name: str) -> str:
     if not merge:
         return ""
     share, asked = figures.percent(merge["share"]), figures.counted(int(merge["examples"]), "answer")
-    return f"{name}: merging the adapter into the weights would change {share} of {asked} on validation."
+    where = "the weights, dequantised," if merge.get("dequantised") else "the weights"
+    return f"{name}: merging the adapter into {where} would change {share} of {asked} on validation."
 
 
 def answered_by(run: RunFiles) -> list[str]:

@@ -22,7 +22,7 @@ def as_markdown(page: Page) -> str:
     lines.append(_bullets(f"{escaped(name)}: {escaped(value)}" for name, value in head.facts))
     for section in page.sections:
         lines.append(f"## {escaped(section.title)}")
-        lines += [_block(block) for block in section.blocks]
+        lines += [as_text(block) for block in section.blocks]
     return "\n\n".join(lines) + "\n"
 
 
@@ -50,7 +50,8 @@ def _backslashed(found: re.Match[str]) -> str:
     return f"{text[:-1]}\\{text[-1]}"
 
 
-def _block(block: Block) -> str:
+def as_text(block: Block) -> str:
+    """One block of a page, or of a model card."""
     match block:
         case Paragraph(text):
             return prose(text)
@@ -69,7 +70,7 @@ def _block(block: Block) -> str:
             lines = _bullets(f"{escaped(name)}: {escaped(value)}" for name, value in block.lines)
             return f"**{escaped(block.badge)}** — {escaped(block.text)}\n\n{lines}"
         case Details():
-            inner = "\n\n".join(_block(one) for one in block.blocks)
+            inner = "\n\n".join(as_text(one) for one in block.blocks)
             return f"<details>\n<summary>{_html(block.summary)}</summary>\n\n{inner}\n\n</details>"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import DataError
-from toolkit.inference import FoundationModel
+from toolkit.inference import FoundationModel, LocalModel
 from toolkit.meter import Meter
+from toolkit.models.four_bit import is_quantised
 from toolkit.rendering.draft import Draft
 from toolkit.runs.chunks import chunk_key
 from toolkit.runs.hosted import replayed_seconds
@@ -27,18 +28,27 @@ MERGE_EXAMPLES = 64
 
 def merge_report(
     system: System, base: FoundationModel, validation: Sequence[Example], path: Path, store: Store, meter: Meter
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The share of answers that merging the adapter into the weights (in fp32) would change.
 
-    Kept in the Store, and written beside the system.
+    Kept in the Store, and written beside the system. None, with a notice, where a GPU has no room for merged weights:
+    of a base in 4 bits they are four times its size, and a run must not end there.
     """
+    import torch
+
     asked = validation[:MERGE_EXAMPLES]
 
     def build(folder: Path) -> None:
         meter.event("merge", strategy=system.strategy.name, examples=len(asked))
         (folder / "merge.json").write_bytes(pretty(_merged_against_beside(system, base, asked)))
 
-    kept = store.folder(key_of({"merge": chunk_key(system, asked)}), build) / "merge.json"
+    try:
+        kept = store.folder(key_of({"merge": chunk_key(system, asked)}), build) / "merge.json"
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        said = "merged weights do not fit into the memory, so what merging would change is not measured"
+        meter.event("notice", text=f"{system.strategy.name}: {said}", settled=True)
+        return None
     write_atomically(path, kept.read_bytes())
     report: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return report
@@ -51,7 +61,10 @@ def _merged_against_beside(system: System, base: FoundationModel, asked: Sequenc
     changed = sum(
         (one.status, one.answer) != (other.status, other.answer) for one, other in zip(beside, within, strict=True)
     )
-    return {"system": system.key, "examples": len(asked), "changed": changed, "share": changed / max(1, len(asked))}
+    share = changed / max(1, len(asked))
+    dequantised = isinstance(base, LocalModel) and is_quantised(base.module)
+    facts = {"examples": len(asked), "changed": changed, "share": share, "dequantised": dequantised}
+    return {"system": system.key, **facts}
 
 
 def prompt_report(system: System, task: TrainingTask, path: Path) -> None:

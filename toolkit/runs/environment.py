@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
+from toolkit.models.four_bit import dtype_name, is_quantised
 from toolkit.recipe import Recipe
 
 VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
@@ -24,11 +25,13 @@ def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
     if isinstance(model, LocalModel):
         import torch
 
+        if is_quantised(model.module):
+            facts["bitsandbytes"] = _version("bitsandbytes")
         facts |= {
-            "dtype": str(model.module.dtype).removeprefix("torch."),
+            "dtype": dtype_name(model.module),
             "device": str(model.module.device.type),
             "threads": torch.get_num_threads(),
-            "path": "packed" if model.why_plain is None else "plain",
+            "path": model.path.partition(":")[0],
         }
     return facts
 

@@ -38,8 +38,14 @@ def missing_keys(models: Iterable[FoundationModel]) -> list[str]:
 
 
 def check_tunable(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
-    """Raises RecipeError where an adapter tunes a model whose weights are not here."""
+    """Raises RecipeError where an adapter tunes a model whose weights are not here, or cannot work on its model."""
     problems = [
+        f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: {problem}"
+        for strategy in recipe.strategies
+        for adapter in strategy.adapters
+        for problem in adapter.settings.check_model(benches[strategy.name].model)
+    ]
+    problems += [
         f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: the model '{benches[strategy.name].model.name}' "
         "cannot be tuned, for its weights are not here; name a local model, for this strategy as "
         "`model: <a key of the recipe's models>`"

@@ -7,14 +7,16 @@ from pathlib import PurePath
 from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
+from toolkit.models.four_bit import dtype_name
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
+from toolkit.tuning.parallel.helpers import waiting
 
 
 def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
     """Digests, versions, hardware, and each strategy's stack."""
     from toolkit import __version__
-    from toolkit.models import describe
+    from toolkit.models import describe, resolve
 
     recipe, task = prepared.recipe, prepared.task
     bench = next(iter(prepared.benches.values()))
@@ -33,9 +35,9 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             "instruction": task.contract.instruction,
         },
         "models": {name: _model(model) for name, model in prepared.models.items()},
-        "embedder": recipe.embedder,
+        "embedder": None if recipe.embedder is None else resolve(recipe.embedder, "embedder", recipe.path).name,
         "environment": dict(bench.environment),
-        "hardware": describe(),
+        "hardware": describe() | ({"processes": waiting().count} if waiting().count > 1 else {}),
         "strategies": {
             strategy.name: {
                 "label": strategy.label(),
@@ -61,7 +63,7 @@ def _model(model: FoundationModel) -> dict[str, Any]:
     it computes: its path may differ from another model's."""
     facts: dict[str, Any] = {"digest": model.digest}
     if isinstance(model, LocalModel):
-        dtype, device = str(model.module.dtype).removeprefix("torch."), str(model.module.device.type)
+        dtype, device = dtype_name(model.module), str(model.module.device.type)
         source = "folder" if model.source.startswith("folder:") else model.source
         facts |= {"source": source, "dtype": dtype, "device": device, "path": model.path}
     return facts

@@ -126,7 +126,7 @@ def load_local(name: str, recipe: Recipe, meter: Meter) -> FoundationModel:
         meter.event("notice", text=text)
 
     loaded = load_pretrained(resolve(name, "model", recipe.path), recipe.dtype, recipe.device, notice)
-    meter.event("model", model=name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
+    meter.event("model", model=loaded.name, dtype=loaded.dtype, why=loaded.dtype_reason, device=loaded.device)
     return LocalModel.of(loaded, recipe.batch_tokens)
 
 

@@ -106,7 +106,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
     write_atomically(folder.manifest, pretty(manifest(prepared, len(examples))))
     answered = _answer_all(prepared, examples, folder, store, meter)
     tell_accounts(prepared.models.values(), meter)
-    scorings = store.count_scoring(prepared.task.test_digest, recipe.digest)
+    scorings = store.count_scoring(prepared.task.test_digest, _counted_as(recipe))
     meter.event("statistics", strategies=len(answered))
     _write_tables(prepared, examples, answered, folder)
     merges = _weigh(prepared, answered, folder, store, meter)
@@ -120,6 +120,13 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
     write_report(folder.root)
     meter.event("done", report=str(folder.report))
     return RunResult(folder.root, comparison, costs)
+
+
+def _counted_as(recipe: Recipe) -> str:
+    """One scoring of the test set: another thing in a place that the recipe names is another one."""
+    settings = [adapter.settings for strategy in recipe.strategies for adapter in strategy.adapters]
+    contents = [dict(one.content()) for one in settings if one.places]
+    return key_of({"recipe": recipe.digest, "contents": contents}) if contents else recipe.digest
 
 
 def _answer_all(
@@ -197,7 +204,9 @@ def _weigh(
         prompt_report(system, prepared.task.without_test(), place / "prompt.json")
         if item.seed in (None, prepared.recipe.seeds[0]):
             model, asked = prepared.benches[name].model, prepared.task.validation
-            merges[name] = merge_report(system, model, asked, place / "merge.json", store, meter)
+            report = merge_report(system, model, asked, place / "merge.json", store, meter)
+            if report is not None:
+                merges[name] = report
     return merges
 
 

@@ -117,13 +117,14 @@ def _strategy(
             name: {"score": score, "n": count}
             for name, (score, count) in slice_scores(rows, candidate, metrics[0]).items()
         },
-        "merge": {name: merge[name] for name in ("examples", "changed", "share")} if merge else None,
+        "merge": {name: merge[name] for name in ("examples", "changed", "share", "dequantised")} if merge else None,
     }
 
 
 def _merge_note(name: str, merge: Mapping[str, Any]) -> str:
     changed, asked = merge["changed"], merge["examples"]
-    return f"Merging {name}'s adapter into the weights would change {changed} of {asked} validation answers."
+    where = "the weights, dequantised," if merge["dequantised"] else "the weights"
+    return f"Merging {name}'s adapter into {where} would change {changed} of {asked} validation answers."
 
 
 def _notes(prepared: Prepared, scorings: int, smoke: bool) -> list[str]:

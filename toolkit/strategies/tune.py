@@ -13,11 +13,12 @@ from pydantic import Field
 
 from toolkit.errors import ModelError
 from toolkit.inference.local import LocalModel
-from toolkit.inference.model import Weights
+from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.strategies.learning import Learn, Lessons, lessons, problems
 from toolkit.tasks.task import TrainingTask
+from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class TuneAdapter(Adapter, TuneSettings):
     def depends_on(self) -> frozenset[Dependency]:
         return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
+    def content(self) -> Mapping[str, Any]:
+        """Several processes add up in another order, and draw their own chances: another part, by its bytes."""
+        from toolkit.tuning.parallel.helpers import waiting
+
+        processes = waiting().count
+        return {"processes": processes} if processes > 1 else {}
+
     def check(self, task: TrainingTask) -> list[str]:
         found = problems(task, self.learn)
         if self.window_tokens != "auto" and self.learn != "corpus":
@@ -61,6 +69,10 @@ class TuneAdapter(Adapter, TuneSettings):
         if self.validate_every and not task.validation:
             found.append("validate_every: there is nothing to look at: validation is empty")
         return found
+
+    def check_model(self, model: FoundationModel) -> list[str]:
+        reason = why_not_in_4_bits(model.module, self.method) if isinstance(model, LocalModel) else None
+        return [] if reason is None else [reason]
 
     def fit(self, context: FitContext) -> Part:
         if not isinstance(context.model, LocalModel):

@@ -68,7 +68,7 @@ class MLflow:
                 self._client.log_batch(self._ids[name], tags=tags)
                 scores = Metrics(self._mlflow, self._client, self._ids[name], True)
                 scores.log(0, result.values)
-                scores.send()
+                scores.close()
         if self._group:
             self._client.set_terminated(self._ids[self._group], status)
         self._group = ""
@@ -77,9 +77,9 @@ class MLflow:
 
     def _end_active(self, status: str) -> None:
         if self._active is not None:
-            self._active.send()
-            self._client.set_terminated(self._active.run_id, status)
-            self._active = None
+            active, self._active = self._active, None
+            active.close()
+            self._client.set_terminated(active.run_id, status)
 
     def _opened(self, key: str, name: str, tags: Mapping[str, str], settings: Mapping[str, object]) -> tuple[str, bool]:
         """The MLflow run that stands for `key`, and whether it was there before; if this server has none, a new one."""

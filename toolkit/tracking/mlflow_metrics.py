@@ -6,10 +6,11 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 SEND_SECONDS = 5.0
-"""Metrics wait for others for so long: a server far away must not slow down every step."""
+"""Metrics wait for others for so long."""
 
 MOST_METRICS = 500
 """In one request."""
@@ -18,7 +19,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")
 
 
 class Metrics:
-    """Sends values to one MLflow run.
+    """Sends values to one MLflow run, from a thread: what a server takes must not count as time of training.
 
     Args:
         library: the module `mlflow`.
@@ -32,22 +33,41 @@ class Metrics:
         self._stands: dict[str, dict[int, float]] = {}
         self._waiting: list[Any] = []
         self._sent_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._under_way: Future[Any] | None = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of a step; the first of them says whether the step stands there already."""
+        """Values of a step; the first of them says whether the step stands there already.
+
+        Raises:
+            Exception: whatever an earlier request met.
+        """
         if self._goes_on and self._is_there(step, values):
             return
         now = round(1000 * time.time())
         self._waiting += [self._library.entities.Metric(named(key), value, now, step) for key, value in values.items()]
-        if len(self._waiting) >= MOST_METRICS or time.monotonic() - self._sent_at >= SEND_SECONDS:
-            self.send()
+        due = len(self._waiting) >= MOST_METRICS or time.monotonic() - self._sent_at >= SEND_SECONDS
+        if due and (self._under_way is None or self._under_way.done()):
+            self._send()
 
-    def send(self) -> None:
-        """What waits, now."""
-        while self._waiting:
-            self._client.log_batch(self.run_id, metrics=self._waiting[:MOST_METRICS])
-            del self._waiting[:MOST_METRICS]
+    def close(self) -> None:
+        """Sends what waits, and waits for it. Raises what the requests met."""
+        try:
+            while self._waiting:
+                self._send()
+            self._sent()
+        finally:
+            self._thread.shutdown()
+
+    def _send(self) -> None:
+        self._sent()
+        some, self._waiting = self._waiting[:MOST_METRICS], self._waiting[MOST_METRICS:]
+        self._under_way = self._thread.submit(self._client.log_batch, self.run_id, metrics=some)
         self._sent_at = time.monotonic()
+
+    def _sent(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
 
     def _is_there(self, step: int, values: Mapping[str, float]) -> bool:
         if not values:

@@ -20,11 +20,17 @@ _SHORTEST_CHARACTERS = 6
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, Setting]:
-    """Settings as plain values under `prefix`; lists and mappings among them as JSON."""
+    """Settings as plain values under `prefix`; lists and mappings among them as JSON, without secrets in it."""
     return {
-        prefix + name: value if isinstance(value, (str, int, float)) else json.dumps(value, default=str)
+        prefix + name: value if isinstance(value, (str, int, float)) else json.dumps(_hidden(value), default=str)
         for name, value in settings.items()
     }
+
+
+def _hidden(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: HIDDEN if _SECRET_NAME.search(str(name)) else _hidden(inner) for name, inner in value.items()}
+    return [_hidden(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def without_secrets(settings: Mapping[str, Setting]) -> dict[str, Setting]:

@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolkit.tuning.adapter import save_adapter
+    from toolkit.tuning.parallel.launch import start_processes
     from toolkit.tuning.sequence_file import SequenceFile, write_sequences
     from toolkit.tuning.settings import TuneSettings
     from toolkit.tuning.training import TrainingResult, train
 
-__all__ = ["SequenceFile", "TrainingResult", "TuneSettings", "save_adapter", "train", "write_sequences"]
+__all__ = [
+    "SequenceFile",
+    "TrainingResult",
+    "TuneSettings",
+    "save_adapter",
+    "start_processes",
+    "train",
+    "write_sequences",
+]
 
 _PLACES = {
     "adapter": ("save_adapter",),
+    "parallel.launch": ("start_processes",),
     "sequence_file": ("SequenceFile", "write_sequences"),
     "settings": ("TuneSettings",),
     "training": ("TrainingResult", "train"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from toolkit.errors import ModelError
 from toolkit.models.adapted import cuda_devices, use_one_rounding
 from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.weights import shared_copy
+from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
 from toolkit.tuning.methods import REWRITING, as_plain_lora, check_patterns, lora_config, rewrite, smallest_rank
 from toolkit.tuning.settings import TuneSettings
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 AUTOMATIC_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-def new_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
+def new_adapter(
+    module: Any, settings: TuneSettings, seed: int, sequences: Iterable[TrainingSequence] = ()
+) -> PeftModel:
     """A fresh adapter on a copy of the base; `.get_base_model()` is the view, of the base's own class.
 
     The adapter's tensors are fp32 and alone require gradients. A is drawn from the seed, B is 0, so the view answers
@@ -35,14 +38,20 @@ def new_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:
 
     Args:
         settings: with a rank that is a number.
+        sequences: in the order of the training; only `eva` takes of them, the first.
 
     Raises:
-        ModelError: a target module or a layer of a pattern does not exist in this model, or is too small for the rank.
+        ModelError: a target module or a layer of a pattern does not exist in this model, or is too small for the rank;
+            or there are too few sequences to start from.
     """
     adapted = _plain_adapter(module, settings, seed)
     check_patterns(adapted, settings)
     if settings.method in REWRITING:
         rewrite(adapted, settings.method)
+    if settings.method == "eva":
+        from toolkit.tuning.eva import start_from_data
+
+        start_from_data(adapted, sequences, seed)
     return adapted
 
 

@@ -24,10 +24,17 @@ class Rules(NamedTuple):
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bands: Sequence[Band], rules: Rules
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bands: Sequence[Band],
+    rules: Rules,
+    found: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """query [N, H * G, d] on key and value [N, H, d]: [N, H * G, d], of which only what asks is set."""
-    found = torch.zeros_like(query) if _has_gaps(bands, query) else torch.empty_like(query)
+    """query [N, H * G, d] on key and value [N, H, d]: [N, H * G, d], 0 where nothing asks; `found` is filled."""
+    found = torch.empty_like(query) if found is None else found
+    if _has_gaps(bands, query):
+        found.zero_()
     flat = found.view(-1, query.shape[-1])
     for band in bands:
         shares, _ = _shares(*_gathered(band, query, key), band, rules)

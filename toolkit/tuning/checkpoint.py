@@ -76,7 +76,8 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callabl
     for name in _MOMENTS:
         sizes = [1 if name == "step" else part.numel() for part in parts]
         for part, tensor in zip(parts, tensors[name].split(sizes), strict=True):
-            optimiser.state[part][name] = tensor[0].clone() if name == "step" else tensor.to(part.device, copy=True)
+            found = tensor[0] if name == "step" else tensor
+            optimiser.state[part][name] = found.to(part.device, copy=True)  # fused AdamW counts where its weights lie
     return done
 
 

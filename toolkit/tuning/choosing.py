@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from toolkit.inference.families import why_unknown
+from toolkit.models.four_bit import in_float32, is_quantised
 from toolkit.models.one_rounding import OneRoundingLinear
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
@@ -32,6 +33,8 @@ def why_not_by_hand(module: Any, parameters: Sequence[Any], dropout: float) -> s
     from torch.nn import Linear
 
     config = module.config
+    if is_quantised(module):
+        return "its weights are in 4 bits"
     if config.model_type not in FAMILIES:
         return f"the family '{config.model_type}' is not among {', '.join(sorted(FAMILIES))}"
     if dropout:
@@ -136,7 +139,7 @@ def _beginning(module: Any) -> Any:
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     for name, parameter in small.named_parameters():
         parameter.requires_grad = name in trained
-    return small.float().eval()
+    return in_float32(small).eval()
 
 
 def _trained(module: Any) -> list[Any]:

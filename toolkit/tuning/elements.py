@@ -16,14 +16,10 @@ class Norm(NamedTuple):
     weight: torch.Tensor
     epsilon: float
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [..., D] normalised, and the factor of each row [..., 1] in fp32, rounded where the stock model rounds."""
-        factor = self.factor(x)
-        return self.again(x, factor), factor
-
-    def factor(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.to(_wide(x.dtype))
-        return torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
+    def forward(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """x [..., D] normalised, rounded where the stock model rounds; `factor` [..., 1], at least fp32, is filled."""
+        torch.rsqrt(x.to(factor.dtype).square().mean(-1, keepdim=True) + self.epsilon, out=factor)
+        return self.again(x, factor)
 
     def again(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         return (x * factor).to(x.dtype).mul_(self.weight)
@@ -40,16 +36,17 @@ class Turn(NamedTuple):
     cosine: torch.Tensor
     sine: torch.Tensor
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._turned(x, 1)
+    def forward(self, x: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Fills `found`."""
+        return self._turned(x, 1, found)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        return self._turned(gradient, -1)
+        found = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+        return self._turned(gradient, -1, found)
 
-    def _turned(self, x: torch.Tensor, way: int) -> torch.Tensor:
+    def _turned(self, x: torch.Tensor, way: int, found: torch.Tensor) -> torch.Tensor:
         half = x.shape[-1] // 2
         first, second = x[..., :half], x[..., half:]
-        found = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         torch.mul(first, self.cosine, out=found[..., :half]).addcmul_(second, self.sine, value=-way)
         torch.mul(second, self.cosine, out=found[..., half:]).addcmul_(first, self.sine, value=way)
         return found
@@ -63,5 +60,6 @@ def norm_of(module: Any) -> Norm:
     return Norm(module.weight, float(module.variance_epsilon))
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """At least fp32."""
     return torch.promote_types(dtype, torch.float32)

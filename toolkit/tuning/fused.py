@@ -9,57 +9,22 @@ Letters: N packed tokens, M predicting ones, D hidden, H key-value heads, G quer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from toolkit.tuning.attention import Rules, attend, attend_backward
-from toolkit.tuning.elements import Norm, Turn, norm_of
+from toolkit.tuning.elements import Turn, norm_of, wide
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.groups import Group, Linear, Update
+from toolkit.tuning.layer import Kept, Layer, kept_shapes
 from toolkit.tuning.loss import frozen_head
 from toolkit.tuning.objective import OfTokens, summed
 from toolkit.tuning.packing import Packed
+from toolkit.tuning.room import Room, Shape
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One decoder layer's parts."""
-
-    before_attention: Norm
-    attention: Group
-    query_norm: Norm | None
-    key_norm: Norm | None
-    out: Group
-    before_mlp: Norm
-    gates: Group
-    down: Group
-    rules: Rules
-
-
-@dataclass
-class Kept:
-    """What a layer's backward pass starts from."""
-
-    x: torch.Tensor
-    factor: torch.Tensor
-    small: torch.Tensor
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    normed: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None
-    answer: torch.Tensor
-    small_out: torch.Tensor
-    middle: torch.Tensor
-    middle_factor: torch.Tensor
-    small_gates: torch.Tensor
-    gate: torch.Tensor
-    up: torch.Tensor
-    small_down: torch.Tensor
 
 
 class FusedStep:
@@ -75,12 +40,13 @@ class FusedStep:
         decoder = module.get_decoder()
         self._embeddings, self._norm = decoder.embed_tokens, norm_of(decoder.norm)
         self._rotary, self._head = decoder.rotary_emb, module.get_output_embeddings()
-        self._weights, self._recompute = weights, recompute
+        self._weights, self.recompute = weights, recompute
         self._compute = torch.empty(len(weights.vector), dtype=module.dtype, device=module.device)
         config = module.config
         self.heads = (config.num_key_value_heads, config.num_attention_heads // config.num_key_value_heads)
         self._scaled: list[tuple[torch.Tensor, float]] = []
         self._layers = [self._layer(layer) for layer in decoder.layers]
+        self._room = Room(module.device)
 
     def __call__(self, batch: Packed, share: float, of_tokens: OfTokens = summed) -> torch.Tensor:
         """Adds `share` times the gradient of the batch's loss to the weights' and gives that loss.
@@ -91,25 +57,32 @@ class FusedStep:
         with torch.no_grad():
             self._refresh()
             x, turn = self._begin(batch)
-            kept: list[Kept | torch.Tensor] = []
-            for layer in self._layers[:-1]:
-                found, after = self._forward(layer, x, turn, batch, last=False)
-                kept.append(x if self._recompute else found)
+            self._room.open(self.kept_bytes(batch.tokens, len(batch.predicting)))
+            kept: list[tuple[torch.Tensor, Kept | None]] = []
+            for layer in self._layers:
+                last = layer is self._layers[-1]
+                (after,) = self._room.take([self._output(batch.tokens, len(batch.predicting), last)])
+                bottom = self._room.used
+                found = self._forward(layer, x, after, turn, batch, last)
+                if self.recompute and not last:
+                    self._room.back_to(bottom)
+                kept.append((x, None if self.recompute and not last else found))
                 x = after
-            last, x = self._forward(self._layers[-1], x, turn, batch, last=True)
-            states, factor = self._norm.forward(x)
+            states, factor = self._normalised(x)
             losses, gradient = frozen_head(states, self._head.weight, self._head.bias, batch.targets)
             loss = of_tokens(losses)
             if loss.slopes is not None:
                 gradient *= loss.slopes[:, None]
             gradient = self._norm.backward(gradient.mul_(share), x, factor)
-            backwards = self._backward(self._layers[-1], last, gradient, turn, batch, True, len(self._layers) > 1)
-            for index in reversed(range(len(self._layers) - 1)):
-                layer, found = self._layers[index], kept.pop()
-                if isinstance(found, torch.Tensor):
-                    found, _ = self._forward(layer, found, turn, batch, last=False)
-                assert backwards is not None
-                backwards = self._backward(layer, found, backwards, turn, batch, False, index > 0)
+            del states
+            for layer in reversed(self._layers):
+                x, again = kept.pop()
+                if again is None:
+                    self._room.back_to(bottom)
+                    again = self._forward(layer, x, None, turn, batch, last=False)
+                gradient = self._backward_mlp(layer, again, gradient)
+                last = layer is self._layers[-1]
+                gradient = self._backward_attention(layer, x, again, gradient, turn, batch, last, wanted=bool(kept))
         return loss.total
 
     def token_losses(self, batch: Packed) -> torch.Tensor:
@@ -117,10 +90,38 @@ class FusedStep:
         with torch.no_grad():
             self._refresh()
             x, turn = self._begin(batch)
+            self._room.open(self.kept_bytes(batch.tokens, len(batch.predicting), recompute=True))
             for layer in self._layers:
-                _, x = self._forward(layer, x, turn, batch, last=layer is self._layers[-1])
-            states, _ = self._norm.forward(x)
+                last = layer is self._layers[-1]
+                after = x.new_empty(self._output(batch.tokens, len(batch.predicting), last).sizes)
+                self._room.back_to(0)
+                self._forward(layer, x, after, turn, batch, last)
+                x = after
+            states, _ = self._normalised(x)
             return frozen_head(states, self._head.weight, self._head.bias, batch.targets)[0]
+
+    def kept_bytes(self, tokens: int, predicting: int, recompute: bool | None = None) -> int:
+        """What a pass over N tokens, M of them predicting, keeps for its backward pass: the room it is given.
+
+        Args:
+            recompute: as the step itself, where it is not given.
+        """
+        outputs, layers = 0, []
+        for layer in self._layers:
+            last = layer is self._layers[-1]
+            outputs += self._output(tokens, predicting, last).bytes
+            shapes = kept_shapes(layer, self.heads, tokens, predicting if last else tokens)
+            layers.append(sum(shape.bytes for shape in shapes))
+        again = self.recompute if recompute is None else recompute
+        return outputs + (max(layers) if again else sum(layers))
+
+    def reserve(self, size: int) -> None:
+        """Makes room for the largest pass before a smaller one is computed, whose room would be too small for it."""
+        self._room.open(size)
+
+    def _output(self, tokens: int, predicting: int, last: bool) -> Shape:
+        """Of a layer's output."""
+        return Shape((predicting if last else tokens, self._embeddings.weight.shape[1]), self._head.weight.dtype)
 
     def _begin(self, batch: Packed) -> tuple[torch.Tensor, Turn]:
         """What enters the first layer [N, D], and the rotary positions."""
@@ -129,6 +130,11 @@ class FusedStep:
         half = cosine.shape[-1] // 2
         return x, Turn(cosine[0, :, None, :half], sine[0, :, None, :half])
 
+    def _normalised(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head reads [M, D] of the last layer's output, and the norm's factor."""
+        factor = x.new_empty((len(x), 1), dtype=wide(x.dtype))
+        return self._norm.forward(x, factor), factor
+
     def _refresh(self) -> None:
         """The weights as they are now, in the model's dtype, B times its scale."""
         self._compute.copy_(self._weights.vector.detach())
@@ -136,70 +142,80 @@ class FusedStep:
             up.mul_(scale)
 
     def _forward(
-        self, layer: Layer, x: torch.Tensor, turn: Turn, batch: Packed, last: bool
-    ) -> tuple[Kept, torch.Tensor]:
-        """x [N, D] -> what is kept, and the layer's output: [N, D], of the last layer [M, D]."""
-        normal, factor = layer.before_attention.forward(x)
-        (query, key, value), small = layer.attention.forward(normal)
-        size = query.shape[-1] // (self.heads[0] * self.heads[1])
-        query, key, value = (one.view(len(x), -1, size) for one in (query, key, value))
-        normed = None
-        if layer.query_norm is not None and layer.key_norm is not None:
-            plain = query, key
-            query, query_factor = layer.query_norm.forward(query)
-            key, key_factor = layer.key_norm.forward(key)
-            normed = (*plain, query_factor, key_factor)
-        query, key = turn.forward(query), turn.forward(key)
-        bands = batch.last_bands if last else batch.bands
-        answer = attend(query, key, value, bands, layer.rules).view(len(x), -1)
+        self, layer: Layer, x: torch.Tensor, after: torch.Tensor | None, turn: Turn, batch: Packed, last: bool
+    ) -> Kept:
+        """x [N, D] -> what is kept; the layer's output is written to `after`: [N, D], of the last layer [M, D]."""
+        asking = len(batch.predicting) if last else len(x)
+        kept = Kept(*self._room.take(kept_shapes(layer, self.heads, len(x), asking)))
+        normal = layer.before_attention.forward(x, kept.factor)
+        places = kept.plain_query, kept.plain_key, kept.value.view(len(x), -1)
+        query, key, _ = layer.attention.forward(normal, kept.small, places)
+        query, key = query.view_as(kept.query), key.view_as(kept.key)
+        if layer.query_norm is not None and kept.query_factor is not None:
+            query = layer.query_norm.forward(query, kept.query_factor)
+        if layer.key_norm is not None and kept.key_factor is not None:
+            key = layer.key_norm.forward(key, kept.key_factor)
+        turn.forward(query, kept.query)
+        turn.forward(key, kept.key)
         if last:
-            answer, through = answer[batch.predicting], x[batch.predicting]
+            answer = attend(kept.query, kept.key, kept.value, batch.last_bands, layer.rules).view(len(x), -1)
+            torch.index_select(answer, 0, batch.predicting, out=kept.answer)
+            x = x[batch.predicting]
         else:
-            through = x
-        (out,), small_out = layer.out.forward(answer)
-        middle = out.add_(through)
-        normal, middle_factor = layer.before_mlp.forward(middle)
-        (gate, up), small_gates = layer.gates.forward(normal)
-        (down,), small_down = layer.down.forward(functional.silu(gate).mul_(up))
-        kept = Kept(
-            x, factor, small, query, key, value, normed, answer, small_out,
-            middle, middle_factor, small_gates, gate, up, small_down,
-        )  # fmt: skip
-        return kept, down.add_(middle)
+            attend(kept.query, kept.key, kept.value, batch.bands, layer.rules, kept.answer.view_as(kept.query))
+        layer.out.forward(kept.answer, kept.small_out, [kept.middle])
+        kept.middle.add_(x)
+        normal = layer.before_mlp.forward(kept.middle, kept.middle_factor)
+        layer.gates.forward(normal, kept.small_gates, [kept.gate, kept.up])
+        gated = functional.silu(kept.gate).mul_(kept.up)
+        if after is None:
+            layer.down.project(gated, kept.small_down)
+        else:
+            layer.down.forward(gated, kept.small_down, [after])
+            after.add_(kept.middle)
+        return kept
 
-    def _backward(
-        self, layer: Layer, kept: Kept, gradient: torch.Tensor, turn: Turn, batch: Packed, last: bool, wanted: bool
-    ) -> torch.Tensor | None:
-        """The gradient of the layer's output, shaped as that -> of its input [N, D], where that is wanted."""
+    def _backward_mlp(self, layer: Layer, kept: Kept, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of the layer's output, [N, D] or of the last layer [M, D] -> of what attention has left."""
         silu = functional.silu(kept.gate)
-        of_gated = layer.down.backward([gradient], silu * kept.up, kept.small_down)
-        assert of_gated is not None
+        of_gated = _there(layer.down.backward([gradient], silu * kept.up, kept.small_down))
         of_up = silu.mul_(of_gated)
         of_gate = torch.ops.aten.silu_backward(of_gated.mul_(kept.up), kept.gate)
         normal = layer.before_mlp.again(kept.middle, kept.middle_factor)
-        of_normal = layer.gates.backward([of_gate, of_up], normal, kept.small_gates)
-        assert of_normal is not None
-        of_middle = layer.before_mlp.backward(of_normal, kept.middle, kept.middle_factor).add_(gradient)
+        of_normal = _there(layer.gates.backward([of_gate, of_up], normal, kept.small_gates))
+        return layer.before_mlp.backward(of_normal, kept.middle, kept.middle_factor).add_(gradient)
 
-        of_answer = layer.out.backward([of_middle], kept.answer, kept.small_out)
-        assert of_answer is not None
+    def _backward_attention(
+        self,
+        layer: Layer,
+        x: torch.Tensor,
+        kept: Kept,
+        of_middle: torch.Tensor,
+        turn: Turn,
+        batch: Packed,
+        last: bool,
+        wanted: bool,
+    ) -> torch.Tensor:
+        """What `_backward_mlp` gives -> the gradient of the layer's input x [N, D]; empty where none is wanted."""
+        of_answer = _there(layer.out.backward([of_middle], kept.answer, kept.small_out))
         if last:
-            whole = of_answer.new_zeros(len(kept.x), of_answer.shape[-1])
+            whole = of_answer.new_zeros(len(x), of_answer.shape[-1])
             of_answer = whole.index_add_(0, batch.predicting, of_answer)
         bands = batch.last_bands if last else batch.bands
         of_answer = of_answer.view_as(kept.query)
         found = attend_backward(of_answer, kept.query, kept.key, kept.value, bands, layer.rules)
         of_query, of_key, of_value = turn.backward(found[0]), turn.backward(found[1]), found[2]
-        if kept.normed is not None and layer.query_norm is not None and layer.key_norm is not None:
-            query, key, query_factor, key_factor = kept.normed
-            of_query = layer.query_norm.backward(of_query, query, query_factor)
-            of_key = layer.key_norm.backward(of_key, key, key_factor)
-        normal = layer.before_attention.again(kept.x, kept.factor)
+        if layer.query_norm is not None and kept.plain_query is not None and kept.query_factor is not None:
+            plain = kept.plain_query.view_as(kept.query)
+            of_query = layer.query_norm.backward(of_query, plain, kept.query_factor)
+        if layer.key_norm is not None and kept.plain_key is not None and kept.key_factor is not None:
+            of_key = layer.key_norm.backward(of_key, kept.plain_key.view_as(kept.key), kept.key_factor)
+        normal = layer.before_attention.again(x, kept.factor)
         flat = [one.reshape(len(normal), -1) for one in (of_query, of_key, of_value)]
         of_normal = layer.attention.backward(flat, normal, kept.small, wanted)
         if of_normal is None:
-            return None
-        of_x = layer.before_attention.backward(of_normal, kept.x, kept.factor)
+            return x[:0]
+        of_x = layer.before_attention.backward(of_normal, x, kept.factor)
         return of_x.index_add_(0, batch.predicting, of_middle) if last else of_x.add_(of_middle)
 
     def _layer(self, layer: Any) -> Layer:
@@ -258,3 +274,9 @@ def in_order(module: Any) -> list[Any]:
             found += [one.lora_A[name].weight for one, name in adapted]
             found += [one.lora_B[name].weight for one, name in adapted]
     return found
+
+
+def _there(gradient: torch.Tensor | None) -> torch.Tensor:
+    """A gradient that was wanted."""
+    assert gradient is not None
+    return gradient

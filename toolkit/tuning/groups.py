@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,16 @@ class Linear:
     bias: torch.Tensor | None
     update: Update | None
 
+    @property
+    def outputs(self) -> int:
+        return len(self.weight)
+
+    def forward(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
+        """x [N, in] -> [N, out] without the update."""
+        if self.bias is None:
+            return torch.mm(x, self.weight.t(), out=place)
+        return torch.addmm(self.bias, x, self.weight.t(), out=place)
+
 
 class Group:
     """Linear layers that read the same tensor."""
@@ -41,20 +50,32 @@ class Group:
         self._downs = _stacked([update.down for update in self._updates])
         self._down_gradients = _stacked([update.down_gradient for update in self._updates])
 
-    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """x [N, in] -> each layer's outputs [N, out], and x A^T of all updates [N, sum of r], which backward wants."""
-        small = x @ self._downs.t() if self._updates else x[:, :0]
+    @property
+    def rank(self) -> int:
+        """Of all updates together."""
+        return sum(len(update.down) for update in self._updates)
+
+    def project(self, x: torch.Tensor, small: torch.Tensor) -> None:
+        """Fills `small` [N, sum of r] with x A^T of all updates, which backward wants."""
+        if self._updates:
+            torch.mm(x, self._downs.t(), out=small)
+
+    def forward(
+        self, x: torch.Tensor, small: torch.Tensor, places: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """x [N, in] -> each layer's outputs [N, out], written to its place where it has one; `small` is filled."""
+        self.project(x, small)
         outputs, at = [], 0
-        for linear in self.linears:
+        for linear, place in zip(self.linears, places, strict=True):
             if linear.update is None:
-                outputs.append(functional.linear(x, linear.weight, linear.bias))
+                outputs.append(linear.forward(x, place))
                 continue
             rank = len(linear.update.down)
             summed = small[:, at : at + rank] @ linear.update.up.t()
-            summed = torch.addmm(summed, x, linear.weight.t())  # one rounding, as in `OneRoundingLinear`
+            summed = torch.addmm(summed, x, linear.weight.t(), out=place)  # one rounding, as in `OneRoundingLinear`
             outputs.append(summed if linear.bias is None else summed.add_(linear.bias))
             at += rank
-        return outputs, small
+        return outputs
 
     def backward(
         self, gradients: Sequence[torch.Tensor], x: torch.Tensor, small: torch.Tensor, wanted: bool = True

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
+from toolkit.models.four_bit import is_quantised
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def lora_config(settings: TuneSettings) -> LoraConfig:
     )
 
 
+def why_not_in_4_bits(module: Any, method: str) -> str | None:
+    """Why a method cannot tune this base, whose weights are in 4 bits, and what to do; None where it can."""
+    if method not in REWRITING | {"full"} or not is_quantised(module):
+        return None
+    does = "trains the base's weights themselves" if method == "full" else "takes the base's weights apart"
+    return (
+        f"method: {method} {does}, and these are in 4 bits, which cannot be written: "
+        "take method lora, rslora or dora, or load the model with dtype: bfloat16 or float32"
+    )
+
+
 def check_patterns(adapted: PeftModel, settings: TuneSettings) -> None:
     """PEFT only warns of a pattern that no layer goes by.
 
@@ -52,7 +64,7 @@ def check_patterns(adapted: PeftModel, settings: TuneSettings) -> None:
     """
     from peft.utils.other import get_pattern_key
 
-    names = [name for name, _ in _layers(adapted)]
+    names = [name for name, _ in adapted_layers(adapted)]
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field):
             if not any(get_pattern_key([key], name) == key for name in names):
@@ -69,7 +81,7 @@ def rewrite(adapted: PeftModel, method: str) -> None:
     """
     import torch
 
-    for name, layer in _layers(adapted):
+    for name, layer in adapted_layers(adapted):
         base = layer.get_base_layer()
         if type(base) is not torch.nn.Linear:  # PEFT's OLoRA would go wrong on transposed weights, unasked
             raise ModelError(f"method: {method} takes apart linear layers only, and {name} is a {type(base).__name__}")
@@ -138,7 +150,7 @@ def _difference(down: Tensor, up: Tensor, down_before: Tensor, up_before: Tensor
     return new_down.to(down.dtype), new_up.to(up.dtype)
 
 
-def _layers(adapted: PeftModel) -> Iterator[tuple[str, Any]]:
+def adapted_layers(adapted: PeftModel) -> Iterator[tuple[str, Any]]:
     """Adapted layers, by the names that they have in the base."""
     from peft.tuners.lora import LoraLayer
 

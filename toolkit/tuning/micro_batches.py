@@ -27,16 +27,21 @@ class MicroBatches:
         self.most_rows = None if settings.micro_batch_size == "auto" else settings.micro_batch_size
         self.halvings = 0
 
-    def accumulate(self, rows: Rows) -> float:
+    def accumulate(self, rows: Rows, step: Rows | None = None) -> float:
         """Sets the gradient of a step's loss, the mean over what its rows count, and gives that loss.
+
+        Args:
+            rows: those that this process computes; what they contribute to both is set and given.
+            step: all rows of the step; `rows` where None.
 
         Raises:
             torch.OutOfMemoryError: not even one row fits.
         """
+        counted = sum(self._objective.weights[row] for row in (rows if step is None else step))
         while True:
             cut = self.cut(rows)
             try:
-                return self._accumulated(cut)
+                return self._accumulated(cut, counted)
             except torch.OutOfMemoryError:
                 if max(map(len, cut)) == 1:
                     raise
@@ -46,12 +51,13 @@ class MicroBatches:
 
     def cut(self, rows: Rows) -> list[Rows]:
         """A step's passes."""
+        if not rows:
+            return []
         return passes(rows, self._objective.lengths, self.most_tokens, self.most_rows, self._tokens)
 
-    def _accumulated(self, cut: Sequence[Rows]) -> float:
+    def _accumulated(self, cut: Sequence[Rows], counted: int) -> float:
         self._weights.collect()  # what a pass that ran out of memory left
         self._weights.gradient.zero_()
-        counted = sum(self._objective.weights[row] for rows in cut for row in rows)
         losses = []
         for rows in cut:
             losses.append(self._step(self._objective.sequences(rows), 1 / counted, self._objective.of_tokens(rows)))

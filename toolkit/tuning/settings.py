@@ -18,7 +18,7 @@ LOW_RANK_RATE = 2e-4
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-Method = Literal["lora", "rslora", "dora", "pissa", "olora", "full"]
+Method = Literal["lora", "rslora", "dora", "eva", "pissa", "olora", "full"]
 
 _OF_LOW_RANK = ("rank", "alpha", "rank_pattern", "alpha_pattern", "b_rate_ratio", "dropout", "target_modules")
 _FULL_RATE, _PREFERENCE_RATE = 1 / 10, 1 / 20
@@ -30,7 +30,9 @@ class TuneSettings(BaseModel):
     Attributes:
         method: `lora`, as nothing beats it reliably once the learning rate is right. `rslora` scales by
             alpha / sqrt(rank) (Kalajdzievski 2023), `dora` learns each output's length apart (Liu et al. 2024; slower:
-            it goes through autograd), `pissa` starts from the weights' largest singular vectors (Meng et al. 2024),
+            it goes through autograd), `eva` starts from the principal directions of each layer's inputs on the first
+            4,096 tokens of the training and gives layers ranks by what those explain, at most 2 r (Paischer et al.
+            2024; alpha / rank stays), `pissa` starts from the weights' largest singular vectors (Meng et al. 2024),
             `olora` from their QR decomposition (Büyükakyüz 2024). The last two rewrite the base: they train on a
             private copy, and what they learnt is saved as plain LoRA of twice the rank. On a base in bfloat16 that copy
             is rounded again, so that what answers is not quite what was trained: load it in float32 for them. `full`

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import WHOLE
+from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter, write_atomically
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.settings import TuneSettings
@@ -25,8 +27,8 @@ class Trainable(Protocol):
 class LowRank:
     """A PEFT adapter."""
 
-    def __init__(self, module: Any, settings: TuneSettings, seed: int) -> None:
-        self._adapted = new_adapter(module, settings, seed)
+    def __init__(self, module: Any, settings: TuneSettings, seed: int, first: Iterable[TrainingSequence]) -> None:
+        self._adapted = new_adapter(module, settings, seed, first)
         self._start = adapter_tensors(self._adapted) if settings.method in REWRITING else None
         self.view = self._adapted.get_base_model()
 
@@ -51,13 +53,14 @@ class AllWeights:
         write_atomically(folder / WHOLE, save(tensors, metadata={"format": "pt"}))
 
 
-def trainable(module: Any, settings: TuneSettings, seed: int) -> Trainable:
+def trainable(module: Any, settings: TuneSettings, seed: int, first: Iterable[TrainingSequence]) -> Trainable:
     """What the settings train of a base, which is left as it is.
 
     Args:
         settings: with a rank that is a number.
+        first: the sequences in the order in which they are learnt from, which some methods start from.
 
     Raises:
         ModelError: as `new_adapter`.
     """
-    return AllWeights(module) if settings.method == "full" else LowRank(module, settings, seed)
+    return AllWeights(module) if settings.method == "full" else LowRank(module, settings, seed, first)

@@ -1,40 +1,45 @@
-"""Training, top to bottom: check, plan, step, save.
+"""Training, top to bottom: check, plan, prepare, step, save.
 
 The loss of a step is the mean over its supervised tokens (or its pairs), however many forward passes it is accumulated
-from. There is no autocast: what is trained is fp32 and cast where it is used, so training computes what answering
-computes.
+from, and by however many processes. There is no autocast: what is trained is fp32 and cast where it is used, so
+training computes what answering computes.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
-from toolkit.models.adapted import adapter_digest, cuda_devices
+from toolkit.models.adapted import adapter_digest
+from toolkit.models.four_bit import parameter_count
 from toolkit.rendering.prompt import Preference, TrainingSequence
-from toolkit.seeds import derive
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import resolved_rank, write_atomically
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
-from toolkit.tuning.flat import FlatWeights
+from toolkit.tuning.loop import Loop
+from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
-from toolkit.tuning.progress import StepReport, memory_bytes
+from toolkit.tuning.parallel.helpers import ask, waiting
+from toolkit.tuning.parallel.processes import Processes
+from toolkit.tuning.parallel.shares import check_same_start, check_same_weights, resume_everywhere
+from toolkit.tuning.progress import StepReport
+from toolkit.tuning.schedule import adamw
 from toolkit.tuning.selection import Look, Selection, Validate
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.step import Step
-from toolkit.tuning.trainable import trainable
+from toolkit.tuning.trainable import Trainable, trainable
 
 SUMMARY = "training.json"
 
@@ -96,13 +101,14 @@ def train(
     stop: Sequence[int] = (),
     bos: int | None = None,
     names: Sequence[str] | None = None,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Trains on sequences, or on preferences, and saves what was trained. The module is left as it was, to the bit.
 
     A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
 
     Args:
-        module: a transformers causal language model in float32 or bfloat16.
+        module: a transformers causal language model in float32 or bfloat16, or in 4 bits computing in one of these.
         sequences: from a `Renderer`, whose tokeniser must be the model's, as a list or a `SequenceFile`; or a list of
             preferences, to learn to tell the chosen answer from the rejected one (DPO; the module is the reference).
         base_name: the base's name for the adapter's own configuration.
@@ -111,20 +117,27 @@ def train(
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
             `bos`. Not checked where they are not given.
         names: of the sequences or preferences, for errors; numbers from 0 by default.
+        processes: from `start_processes`; each makes this call with the same arguments, the first alone writes, looks
+            at validation and is told. Where None, helpers that wait take part.
 
     Raises:
         DataError: there is nothing to learn from, or sequences have a fault that `check_items` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
+        RunError: another process failed.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
-    _check_module(module)
-    check_items(module, sequences, stop, bos, names)
-    (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
-    measured: dict[str, Any] = {}
+    processes = processes or waiting()
     watch = Watch(on_step or _silent, on_look or _silent, validate)
-    with Meter(lambda _, fields: measured.update(fields)).stage("training"):
-        result = _train(module, sequences, settings, folder, seed, base_name, watch)
-    return TrainingResult(folder=folder, digest=adapter_digest(folder), seconds=measured["seconds"], **result)
+    measured: dict[str, Any] = {}
+    with processes.together(), Meter(lambda _, fields: measured.update(fields)).stage("training"):
+        _check_module(module, settings)
+        check_items(module, sequences, stop, bos, names)
+        ask(processes, module, sequences, settings, seed)
+        if processes.is_main:
+            (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
+        result = _train(module, sequences, settings, folder, seed, base_name, watch, processes)
+        digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
+    return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
 
 
 def _train(
@@ -135,85 +148,67 @@ def _train(
     seed: int,
     base_name: str | None,
     watch: Watch,
+    processes: Processes,
 ) -> dict[str, Any]:
     """The training itself; gives the fields of the result that a repetition would give too."""
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    peak_rate = settings.resolved_learning_rate(parameters, isinstance(objective, DirectPreference))
-    rank = resolved_rank(module, settings, sum(objective.supervised))
-    trained = trainable(module, settings.model_copy(update={"rank": rank}), seed)
+    trained, rank = _trainable(module, settings, seed, objective, steps)
     step, weights, how = choose(
         trained.view.train(), settings.dropout, max(objective.lengths), neftune_alpha=settings.neftune_alpha
     )
-    micro_batches = MicroBatches(step, weights, objective, settings)
+    micro_batches, optimiser = MicroBatches(step, weights, objective, settings), adamw(weights, settings)
     if isinstance(objective, DirectPreference):
         objective.reference = _reference(objective, step, micro_batches)
-    optimiser = _optimiser(weights, settings)
-    selection = Selection(
-        folder, settings, len(steps), partial(trained.save, base_name=base_name), watch.validate, watch.on_look
-    )
+    validate = watch.validate if processes.is_main else _elsewhere
+    save = partial(trained.save, base_name=base_name)
+    selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
-    losses, looks = checkpoint.resume(folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks))
+    check_same_start(processes, module, key, how, weights.vector)
+    losses, selection.looks = resume_everywhere(
+        processes, folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
+    )
     weights.publish()
-    selection.looks = looks
+    parameters = parameter_count(module)
+    preferences = isinstance(objective, DirectPreference)
+    peak_rate = settings.resolved_learning_rate(parameters, preferences)
     write = partial(checkpoint.write, folder, key, weights.vector, optimiser)
-    selection.look(len(losses))
-
-    for number in range(len(losses), len(steps)):
-        if selection.stops:
-            break
-        started = time.perf_counter()
-        rate = peak_rate * rate_share(number, len(steps), settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["ratio"]
-        loss, norm = _step(
-            module, micro_batches, weights, steps[number], settings, derive(seed, f"dropout of step {number}")
-        )
-        _check_finite(loss, norm, number, len(steps), rate)
-        optimiser.step()
-        weights.publish()
-        losses.append(loss)
-        done, seconds = number + 1, time.perf_counter() - started
-        if settings.checkpoint_every and done % settings.checkpoint_every == 0:
-            write(checkpoint.State(losses, selection.looks))
-        tokens, supervised = (_total(steps[number:done], some) for some in (objective.lengths, objective.supervised))
-        watch.on_step(StepReport(done, len(steps), loss, tokens, supervised, rate, norm, seconds, memory_bytes(module)))
-        if selection.look(done):
-            write(checkpoint.State(losses, selection.looks))
-            selection.prune()
-
-    taken = steps[: len(losses)]
+    Loop(
+        module, settings, seed, processes, objective, steps, micro_batches, weights, optimiser, peak_rate, selection,
+        write, watch.on_step,
+    ).run(losses)  # fmt: skip
+    check_same_weights(processes, weights.vector)
     result: dict[str, Any] = {
-        "steps": len(taken),
+        **_amounts(steps[: len(losses)], objective),
         "losses": tuple(losses),
         "looks": tuple(selection.looks),
-        "kept_step": len(taken) if selection.best is None else selection.best,
-        "supervised_tokens": _total(taken, objective.supervised),
-        "seen_tokens": _total(taken, objective.lengths),
+        "kept_step": len(losses) if selection.best is None else selection.best,
         "learning_rate": peak_rate,
         "trainable_parameters": len(weights.vector),
         "total_parameters": parameters + (0 if settings.method == "full" else len(weights.vector)),
-        "rank": None if settings.method == "full" else rank,
-        "notices": settings.notices(isinstance(objective, DirectPreference)),
+        "rank": rank,
+        "notices": settings.notices(preferences),
     }
-    selection.deliver()
-    _write_summary(folder, {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **result})
-    selection.remove()
-    checkpoint.remove(folder)
+    if processes.is_main:
+        several = {"processes": processes.count} if processes.count > 1 else {}
+        facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
+        selection.deliver()
+        _write_summary(folder, facts)
+        selection.remove()
+        checkpoint.remove(folder)
     return {**result, "how": how}
 
 
-def _step(
-    module: Any, micro_batches: MicroBatches, weights: FlatWeights, rows: Rows, settings: TuneSettings, seed: int
-) -> tuple[float, float]:
-    """A step's gradient, clipped: its loss, and the gradient's norm before."""
-    import torch
-
-    with torch.random.fork_rng(devices=cuda_devices(module)):
-        torch.manual_seed(seed)
-        loss = micro_batches.accumulate(rows)
-    return loss, float(torch.nn.utils.clip_grad_norm_([weights.vector], settings.clip))
+def _trainable(
+    module: Any, settings: TuneSettings, seed: int, objective: Objective, steps: Sequence[Rows]
+) -> tuple[Trainable, int | None]:
+    """What is trained, and its rank; some methods start from the first sequences."""
+    if settings.method == "full":
+        return trainable(module, settings, seed, ()), None
+    rank = resolved_rank(module, settings, sum(objective.supervised))
+    first = chain.from_iterable(objective.sequences((row,)) for rows in steps for row in rows)
+    ranked = settings.model_copy(update={"rank": rank})
+    return trainable(module, ranked, seed, islice(first, objective.rows)), rank
 
 
 def _objective(items: Sequence[Item], settings: TuneSettings) -> Objective:
@@ -231,6 +226,15 @@ def _reference(objective: DirectPreference, step: Step, micro_batches: MicroBatc
     return [found[row] for row in range(objective.rows)]
 
 
+def _amounts(steps: Sequence[Rows], objective: Objective) -> dict[str, int]:
+    """How much a training took in."""
+    return {
+        "steps": len(steps),
+        "supervised_tokens": sum(objective.supervised[row] for rows in steps for row in rows),
+        "seen_tokens": sum(objective.lengths[row] for rows in steps for row in rows),
+    }
+
+
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Last of the adapter's files, and without clocks, so that a repetition writes the same bytes."""
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
@@ -240,46 +244,17 @@ def _silent(_: StepReport | Look) -> None:
     """Tells nobody."""
 
 
-def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
-    """The learning rate of a step (from 0) as a share of the peak: a linear rise, then the schedule; never 0."""
-    warmup = math.ceil(settings.warmup_share * steps) if settings.warmup_share else 0
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    left = (steps - step) / (steps - warmup)
-    if settings.schedule == "linear":
-        return left
-    return 1.0 if settings.schedule == "constant" else (1 - math.cos(math.pi * left)) / 2
+def _elsewhere(_: Path) -> float:
+    """Process 0 looks at validation, not this one."""
+    return math.nan
 
 
-def _optimiser(weights: FlatWeights, settings: TuneSettings) -> Any:
-    """AdamW on one vector; with LoRA+ on its two halves, all B being the second, each with its own rate."""
-    import torch
-
-    groups: list[dict[str, Any]] = [{"params": [weights.vector], "ratio": 1.0}]
-    if settings.b_rate_ratio != 1:
-        others, ups = weights.halves()
-        groups = [{"params": [others], "ratio": 1.0}, {"params": [ups], "ratio": settings.b_rate_ratio}]
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, betas=betas, weight_decay=settings.weight_decay, fused=True)
-
-
-def _check_module(module: Any) -> None:
+def _check_module(module: Any, settings: TuneSettings) -> None:
     import torch
 
     if module.dtype not in (torch.float32, torch.bfloat16):
         raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
     if len({parameter.device for parameter in module.parameters()}) > 1:
         raise ModelError("the model is spread over several devices: load it on one to tune it")
-
-
-def _check_finite(loss: float, norm: float, number: int, steps: int, rate: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise ModelError(
-            f"step {number + 1} of {steps}: the loss is {loss} and its gradient's norm {norm}; "
-            f"lower `learning_rate` (it is {rate:.1e} at this step) or `clip`, or load the model in float32"
-        )
-
-
-def _total(steps: Sequence[Rows], amounts: Sequence[int]) -> int:
-    """The sum over all sequences of all steps of one amount a sequence."""
-    return sum(amounts[row] for rows in steps for row in rows)
+    if reason := why_not_in_4_bits(module, settings.method):
+        raise ModelError(reason)

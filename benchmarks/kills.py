@@ -1,0 +1,102 @@
+"""Claim: a tuning of 500 steps that is killed five times ends with the adapter of one that was not.
+
+usage: python benchmarks/kills.py [--steps 500] [--kills 5] [--keep FOLDER]
+
+`toolkit run recipes/tickets.yaml` with the one strategy `lora`, twice, each with a Store of its own. One of them is
+sent SIGKILL where its log shows the next of as many steps, drawn at random, and started again. Writes `kills.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measure import RESULTS, say, stamp
+
+FILES = ("adapter_model.safetensors", "adapter_config.json", "training.json")
+
+
+def command(folder: Path, steps: int) -> list[str]:
+    """The run: many epochs, of which the first `steps` steps are taken."""
+    tune = f"{{rank: 16, epochs: {steps}, max_steps: {steps}}}"
+    asked = [f"strategies={{zero_shot: [], lora: [tune: {tune}]}}", "contrasts=[]", "limit=8", "timing.examples=1"]
+    start = "from toolkit.cli import main; main()"
+    return [sys.executable, "-c", start, "run", "tickets", *asked, "--out", str(folder / "run")]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """With the user's models, but a Store of its own."""
+    cache = folder / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    models = Path(os.environ.get("TOOLKIT_CACHE", Path.home() / ".cache" / "adaptation-toolkit")) / "models"
+    if models.is_dir() and not (cache / "models").exists():
+        (cache / "models").symlink_to(models)
+    return {**os.environ, "TOOLKIT_CACHE": str(cache)}
+
+
+def steps_done(folder: Path) -> int:
+    """The last step of training that the run's log shows."""
+    path = folder / "run" / "events.jsonl"
+    if not path.is_file():
+        return 0
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return next((int(row["step"]) for row in reversed(rows) if row.get("event") == "train"), 0)
+
+
+def killed_at(folder: Path, steps: int, at: int) -> int:
+    """Starts or goes on until at least so many steps are done; how many were when it was killed."""
+    process = subprocess.Popen(
+        command(folder, steps), env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and steps_done(folder) < at:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"the run ended by itself before step {at}, with {process.returncode}")
+    return steps_done(folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of the adapter's files."""
+    (place,) = (folder / "run" / "systems" / "lora").glob("seed-*/*-tune")
+    return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in FILES}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--steps", type=int, default=500)
+    arguments.add_argument("--kills", type=int, default=5)
+    arguments.add_argument("--keep", type=Path, help="where the two runs are left; a temporary folder by default")
+    asked = arguments.parse_args()
+    from toolkit.models import describe
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root = asked.keep or Path(temporary)
+        whole, killed = root / "whole", root / "killed"
+        subprocess.run(command(whole, asked.steps), env=environment(whole), check=True, stderr=subprocess.DEVNULL)
+        say(f"{steps_done(whole)} steps without a kill")
+        at = sorted(random.Random(0).sample(range(1, asked.steps), asked.kills))
+        places = [killed_at(killed, asked.steps, step) for step in at]
+        subprocess.run(command(killed, asked.steps), env=environment(killed), check=True, stderr=subprocess.DEVNULL)
+        found = {"whole": digests(whole), "killed": digests(killed)}
+    same = found["whole"] == found["killed"]
+    say(f"killed at steps {', '.join(map(str, places))}: {'the same bytes' if same else 'OTHER BYTES'}")
+    told = {"claim": "kills", "steps": asked.steps, "killed_at_steps": places, "same_bytes": same, "sha256": found}
+    whole_story = {**told, "hardware": {"cpu": describe()["cpu"]}, **stamp()}
+    if asked.steps >= 500:
+        (RESULTS / "kills.json").write_text(json.dumps(whole_story, indent=1) + "\n", encoding="utf-8")
+    raise SystemExit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
