@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import get_args
 
 import pytest
 from written_trainings import falling, write_steps, write_training
 
 from toolkit.report import write_report
-from toolkit.report.how_trained import how_trained
+from toolkit.report.how_trained import METHODS, how_trained
 from toolkit.report.read import read_run
+from toolkit.tuning.settings import Method
 
 TITLE = "How was it trained?"
 
@@ -171,12 +173,16 @@ def test_what_is_said_of_some_seeds_names_them(root):
     assert "lora (seeds 1 and 2): odd" in texts(root)
 
 
+def test_every_method_has_a_readers_name():
+    assert set(METHODS) == set(get_args(Method))
+
+
 def test_methods_and_engines_have_readers_names(root):
     write_training(
         root, "lora", [1.0], step="padded, through autograd: it has dropout", rank=None, settings={"method": "full"}
     )
-    write_training(root, "lora_rag", [1.0], step="an engine to come")
+    write_training(root, "lora_rag", [1.0], step="an engine to come", processes=2)
     rows = {row["Strategy"][0]: row for row in cells(root)}
     assert rows["lora"]["Method"] == ("all weights", "")
     assert rows["lora"]["Computed by"] == ("autograd, padded", "")
-    assert rows["lora_rag"]["Computed by"] == ("an engine to come", "")
+    assert rows["lora_rag"]["Computed by"] == ("an engine to come", "2 processes")
