@@ -166,11 +166,12 @@ def test_what_all_seeds_share_is_said_once(root):
     assert "<b>chooses" not in (root / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_is_said_of_some_seeds_names_them(root):
+def test_what_is_said_of_some_seeds_names_them_after_what_all_share(root):
     more_seeds(root, "lora", [0, 1, 2])
-    for seed in (0, 1, 2):
-        write_training(root, "lora", falling(20, seed=seed), seed=seed, notices=["odd"] if seed else [])
-    assert "lora (seeds 1 and 2): odd" in texts(root)
+    for seed, notices in enumerate((["first", "all"], ["odd", "all"], ["odd", "all"])):
+        write_training(root, "lora", falling(20, seed=seed), seed=seed, notices=notices)
+    said = [line for line in texts(root) if line.startswith("lora")]
+    assert said == ["lora: all", "lora (seeds 1 and 2): odd", "lora (seed 0): first"]
 
 
 def test_every_method_has_a_readers_name():
