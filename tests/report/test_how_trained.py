@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import get_args
 
 import pytest
 from written_trainings import falling, write_steps, write_training
 
 from toolkit.report import write_report
-from toolkit.report.how_trained import how_trained
+from toolkit.report.how_trained import METHODS, how_trained
 from toolkit.report.read import read_run
+from toolkit.tuning.settings import Method
 
 TITLE = "How was it trained?"
 
@@ -82,7 +84,7 @@ def test_a_row_says_what_the_training_was(root):
             "Loss": ("2.00 → 0.012", ""),
             "Kept": ("step 30", "token F1 25.0, 3 looks"),
             "Computed by": ("fast step", ""),
-            "Time": ("15.0 s", "peak 2.5 GB"),
+            "Time": ("15.0 s", "peak ≤ 2.5 GB"),
         }
     ]
 
@@ -122,7 +124,7 @@ def test_seconds_are_those_of_every_step_or_of_the_whole_fit(root):
     assert cells(root)[0]["Time"][0] == "5.3 min"
     assert "whole fit" in cells(root)[0]["Time"][1]
     write_steps(root, "lora", 20, seconds=2.0)  # trained anew: the first 19 no longer count
-    assert cells(root)[0]["Time"] == ("40.0 s", "peak 1.5 GB")
+    assert cells(root)[0]["Time"] == ("40.0 s", "peak ≤ 1.5 GB")
 
 
 def test_what_was_expected_stands_beside_what_it_took(root):
@@ -164,19 +166,24 @@ def test_what_all_seeds_share_is_said_once(root):
     assert "<b>chooses" not in (root / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_is_said_of_some_seeds_names_them(root):
+def test_what_is_said_of_some_seeds_names_them_after_what_all_share(root):
     more_seeds(root, "lora", [0, 1, 2])
-    for seed in (0, 1, 2):
-        write_training(root, "lora", falling(20, seed=seed), seed=seed, notices=["odd"] if seed else [])
-    assert "lora (seeds 1 and 2): odd" in texts(root)
+    for seed, notices in enumerate((["first", "all"], ["odd", "all"], ["odd", "all"])):
+        write_training(root, "lora", falling(20, seed=seed), seed=seed, notices=notices)
+    said = [line for line in texts(root) if line.startswith("lora")]
+    assert said == ["lora: all", "lora (seeds 1 and 2): odd", "lora (seed 0): first"]
+
+
+def test_every_method_has_a_readers_name():
+    assert set(METHODS) == set(get_args(Method))
 
 
 def test_methods_and_engines_have_readers_names(root):
     write_training(
         root, "lora", [1.0], step="padded, through autograd: it has dropout", rank=None, settings={"method": "full"}
     )
-    write_training(root, "lora_rag", [1.0], step="an engine to come")
+    write_training(root, "lora_rag", [1.0], step="an engine to come", processes=2)
     rows = {row["Strategy"][0]: row for row in cells(root)}
     assert rows["lora"]["Method"] == ("all weights", "")
     assert rows["lora"]["Computed by"] == ("autograd, padded", "")
-    assert rows["lora_rag"]["Computed by"] == ("an engine to come", "")
+    assert rows["lora_rag"]["Computed by"] == ("an engine to come", "2 processes")

@@ -41,10 +41,23 @@ def test_a_state_that_was_kept_earlier_asks_for_no_more_steps():
     assert "still falling" not in said(FALLING, [(0, 0.1), (10, 0.3), (20, 0.2)], kept=10)
 
 
-def test_a_loss_that_ended_above_its_start_is_named():
-    assert said(FALLING[::-1]).startswith(
-        "the loss ended above where it began (1.93 over the last 4 steps, 1.12 over the first)"
-    )
+@pytest.mark.parametrize(
+    ("losses", "ended"),
+    [
+        (FALLING[::-1], "1.93 over the last 4 steps, 1.05 at the first"),
+        (
+            [4.9, 8.1, 15.0, 10.0, 10.0, 16.1, 10.9, 16.8, 55.8, 17.5, 20.0, 13.8],
+            "26.77 over the last 4 steps, 4.90 at",
+        ),
+    ],
+)
+def test_a_loss_that_ended_above_its_start_is_named(losses, ended):
+    assert said(losses).startswith(f"the loss ended above where it began ({ended}")
+
+
+@pytest.mark.parametrize("losses", [[5.0, *FALLING[::-1]], [3.9, 5.0, 2.4, 3.6, 3.8, 4.7, 3.1, 3.9], [1.0, *[1.4] * 9]])
+def test_a_loss_that_rose_a_little_or_from_below_its_start_is_not(losses):
+    assert "ended above" not in said(losses)
 
 
 def test_a_training_that_did_not_help_is_named():

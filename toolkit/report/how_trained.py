@@ -15,6 +15,7 @@ METHODS = {
     "lora": "LoRA",
     "rslora": "rsLoRA",
     "dora": "DoRA",
+    "eva": "EVA",
     "pissa": "PiSSA",
     "olora": "OLoRA",
     "full": "all weights",
@@ -22,8 +23,8 @@ METHODS = {
 CAPTION = (
     "Loss: of the first and of the last step, each of one batch, in nats a supervised token; of preferences, a pair. "
     "Supervised: of the tokens seen, those learnt from; padding is in neither. Time: of all steps, without looks at "
-    "validation; where this run did not train them itself, of the whole fit as first measured. Peak: memory of the "
-    "process or the device up to the last step, whatever ran before it. Fast step: forwards and backwards without "
+    "validation; where this run did not train them itself, of the whole fit as first measured. Peak: that of the "
+    "process or the device up to the last step, what ran before included. Fast step: forwards and backwards without "
     "autograd and without padding."
 )
 
@@ -69,6 +70,7 @@ def _cells(run: RunFiles, training: Training) -> list[Cell]:
     first, last = (figures.loss(training.losses[place]) for place in (0, -1))
     rate = training.learning_rate
     name, _ = engine(training)
+    several = figures.counted(training.processes, "process", "processes") if training.processes else ""
     return [
         Cell(training.strategy, seed_words(training.seed)),
         Cell(METHODS.get(method, method), "" if training.rank is None else f"rank {training.rank}"),
@@ -79,7 +81,7 @@ def _cells(run: RunFiles, training: Training) -> list[Cell]:
         Cell(figures.NOTHING if rate is None else f"{rate:.2g}", schedule),
         Cell(f"{first} → {last}"),
         Cell(*_kept(training, str(run.comparison["metric"]))),
-        Cell(ENGINES.get(name, name) or figures.NOTHING),
+        Cell(ENGINES.get(name, name) or figures.NOTHING, several),
         Cell(*_time(training)),
     ]
 
@@ -109,7 +111,7 @@ def _kept(training: Training, metric: str) -> tuple[str, str]:
 
 
 def _time(training: Training) -> tuple[str, str]:
-    notes = [] if training.peak_bytes is None else [f"peak {figures.size(training.peak_bytes)}"]
+    notes = [] if training.peak_bytes is None else [f"peak ≤ {figures.size(training.peak_bytes)}"]
     expected = [
         show(float(value)) for name, show in _FORECAST if isinstance(value := training.forecast.get(name), (int, float))
     ]

@@ -29,7 +29,7 @@ SMOOTHED_SHARE = 1 / 20
 FROM_ZERO_SHARE = 0.4
 """The axis starts at zero where the lowest loss is below this share of the highest."""
 
-MOST_POINTS, MOST_EPOCHS = 200, 20
+FEW_POINTS, MOST_POINTS, MOST_EPOCHS = 60, 200, 20
 LABEL_GAP_INCHES = 0.16
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -118,9 +118,10 @@ def _losses(axes: Axes, trainings: Sequence[Training]) -> None:
     for place, training in enumerate(trainings):
         colour, dashes = LINES[place % len(LINES)]
         steps = _shown(training.losses)
+        size = 4.5 if len(steps) <= FEW_POINTS else 3.0
         points = [training.losses[step] for step in steps]
         numbers = [step + 1 for step in steps]
-        axes.plot(numbers, points, linestyle="none", marker="o", markersize=3, color=colour, alpha=0.35, mew=0)
+        axes.plot(numbers, points, linestyle="none", marker="o", markersize=size, color=colour, alpha=0.4, mew=0)
         means = smoothed(training.losses)
         axes.plot(numbers, [means[step] for step in steps], color=colour, linestyle=dashes, linewidth=1.8)
         ends.append((means[-1], training, colour))

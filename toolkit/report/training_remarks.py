@@ -18,6 +18,9 @@ STANDARD_ERRORS = 2.0
 NOTABLE_SHARE = 0.05
 """Of a loss: a smaller change is not worth a sentence."""
 
+DIVERGED = 1.5
+"""Times the first loss: where even the lowest of the last losses is above it, it rose before the first part ended."""
+
 OVERFITTING_SHARE = 0.8
 """Of the loss where validation was best: below it, the training went on without validation."""
 
@@ -52,11 +55,12 @@ def _of_the_end(training: Training) -> Iterator[str]:
     count = max(FEWEST_STEPS, round(PART_SHARE * training.steps))
     if training.steps < 2 * count:
         return
-    first, before, last = (training.losses[:count], training.losses[-2 * count : -count], training.losses[-count:])
-    if _falls(last, first):
+    start, before, last = (training.losses[:count], training.losses[-2 * count : -count], training.losses[-count:])
+    first = training.losses[0]  # of the untrained model: a step's loss is computed before it is taken
+    if fmean(last) > first and (_falls(last, start) or min(last) > DIVERGED * first):
         yield (
-            f"the loss ended above where it began ({_mean(last)} over the last {count} steps, {_mean(first)} over the "
-            "first): the learning rate may be too high."
+            f"the loss ended above where it began ({_mean(last)} over the last {count} steps, {figures.loss(first)} at "
+            "the first): the learning rate may be too high."
         )
     elif training.kept_step in (None, training.steps) and _falls(before, last):
         yield (

@@ -29,6 +29,7 @@ class Training:
         kept_step: after how many steps the state was what answers.
         trainable_parameters, total_parameters: the adapter's are in both.
         how: what computed the steps, and why nothing faster, in the engine's words; empty where it is unknown.
+        processes: that shared each step; None for one alone.
         steps_an_epoch: where it follows from what the run folder holds.
         seconds: of all its steps, without looks at validation; None unless this run trained every one of them.
         fit_seconds: of the whole fit, as first measured.
@@ -51,6 +52,7 @@ class Training:
     rank: int | None
     notices: tuple[str, ...]
     how: str
+    processes: int | None
     steps_an_epoch: int | None
     seconds: float | None
     fit_seconds: float | None
@@ -109,6 +111,7 @@ def _training(run: RunFiles, name: str, seed: int | None, folder: Path, record: 
         rank=_whole(record if "rank" in record else settings, "rank"),  # old records hold only what was set
         notices=tuple(map(str, record.get("notices") or ())),
         how=str(record.get("step") or ""),
+        processes=_whole(record, "processes"),
         steps_an_epoch=_steps_an_epoch(run, settings, learn, len(losses)),
         seconds=math.fsum(seconds) if len(seconds) == len(losses) else None,
         fit_seconds=_number(_object(folder / "cost.json").get("fit_seconds")),
