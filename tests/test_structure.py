@@ -47,6 +47,7 @@ UPWARDS: Mapping[tuple[str, str], str] = {
 
 LONGEST_LINES = 300
 LONG_FILES: Mapping[str, str] = {
+    "tests/conftest.py": "what tests of several rooms are built from",
     "tests/evaluation/test_metrics.py": "every metric beside its hand-computed cases",
     "tests/models/test_adapter_files.py": "one test for each way in which other trainers write adapters",
     "tests/runs/test_bad_input.py": "one test for each kind of bad input that the issue lists",

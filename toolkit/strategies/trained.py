@@ -49,8 +49,8 @@ class TrainedAdapter(Adapter):
         return [f"path: '{self.path}': {fault}" for fault in adapter_faults(folder)]
 
     def check_model(self, model: FoundationModel) -> list[str]:
-        if not isinstance(model, LocalModel):
-            return []  # not here, so nothing can be said; a hosted one is refused for all that tune
+        if not isinstance(model, LocalModel) or not (self._folder() / CONFIG).is_file():
+            return []  # a hosted one is refused for all that tune; of what is not there `check` tells
         from tempfile import TemporaryDirectory
 
         from toolkit.models.adapted import MisfitError, load_adapter

@@ -52,6 +52,7 @@ class TrainingResult:
         folder: holds what was trained (an adapter in PEFT's format, or all weights) and `training.json`.
         digest: of the trained tensors and their configuration.
         steps: that were taken; fewer than planned where patience ended.
+        sequences: that there were to learn from, or preferences.
         losses: of each step: the mean over its supervised tokens in nats, or over its pairs.
         looks: at validation, each as (steps before it, value).
         kept_step: after how many steps the state was what was kept.
@@ -65,6 +66,7 @@ class TrainingResult:
     folder: Path
     digest: str
     steps: int
+    sequences: int
     losses: tuple[float, ...]
     looks: tuple[tuple[int, float], ...]
     kept_step: int
@@ -230,6 +232,7 @@ def _amounts(steps: Sequence[Rows], objective: Objective) -> dict[str, int]:
     """How much a training took in."""
     return {
         "steps": len(steps),
+        "sequences": objective.rows,
         "supervised_tokens": sum(objective.supervised[row] for rows in steps for row in rows),
         "seen_tokens": sum(objective.lengths[row] for rows in steps for row in rows),
     }
