@@ -5,10 +5,11 @@ usage: python benchmarks/curves_chart.py [JSON]
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from measure import all_rows
 
 COLOURS = {"bfloat16": "#0072b2", "float32": "#d55e00"}
 MARKERS = {1: "o", 4: "s", 16: "^"}
@@ -21,7 +22,7 @@ def draw(path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    rows = all_rows(path)
     with mpl.rc_context():
         mpl.rcdefaults()
         settings = {"svg.hashsalt": "toolkit-curves", "svg.fonttype": "none", "font.family": "DejaVu Sans"}

@@ -272,19 +272,35 @@ def row(work: str, ours: Result, peer: Result, each: int, target: float | None, 
 
 
 def save(bench: Bench, claim: str, rows: Sequence[Result], sides: Mapping[str, Result], **more: Any) -> None:
-    """Writes `<claim>.json`; rows of other work that an earlier run left there stay."""
+    """Writes `<claim>.json`, each machine's rows apart; rows of other work that an earlier run left there stay."""
     from toolkit.models import describe
 
     path = bench.results / f"{claim}.json"
-    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    machines = json.loads(path.read_text(encoding="utf-8"))["machines"] if path.exists() else []
     fresh = {kept["work"] for kept in rows}
     hardware = {key: value for key, value in describe().items() if key not in ("python", "torch", "threads")}
+    place = next((at for at, one in enumerate(machines) if same_machine(one["hardware"], hardware)), len(machines))
+    old = machines[place]["rows"] if place < len(machines) else []
     versions = {name: side["versions"] for name, side in sides.items()}
-    whole = {"claim": claim, "model": bench.model, "hardware": hardware, "versions": versions, **more}
-    whole["rows"] = [kept for kept in old if kept["work"] not in fresh] + list(rows)
+    kept = [one for one in old if one["work"] not in fresh]
+    machines[place : place + 1] = [{"hardware": hardware, "versions": versions, "rows": [*kept, *rows]}]
+    whole = {"claim": claim, "model": bench.model, **more, "machines": machines}
     bench.results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"wrote {path}")
+
+
+def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether figures may stand in one table: processor, its bf16, cores and GPUs are the same."""
+    return all(one[key] == other[key] for key in ("cpu", "cpu_bf16_flags", "cores", "gpus"))
+
+
+def all_rows(path: Path) -> list[Result]:
+    """A claim's rows, each work once: of the first machine that has it."""
+    found: dict[str, Result] = {}
+    for machine in json.loads(path.read_text(encoding="utf-8"))["machines"]:
+        found = {one["work"]: one for one in machine["rows"]} | found
+    return list(found.values())
 
 
 def stamp() -> dict[str, str]:

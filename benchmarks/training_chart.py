@@ -5,12 +5,12 @@ usage: python benchmarks/training_chart.py [JSON] [SVG]
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from curves_chart import INK, RULE
+from measure import all_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"ours": "#0072b2", "peer": "#d55e00"}
@@ -25,7 +25,7 @@ def draw(path: Path, picture: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if "loss_gap" in row]
+    rows = [row for row in all_rows(path) if "loss_gap" in row]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     if not kinds:
         return

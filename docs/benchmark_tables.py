@@ -15,7 +15,7 @@ TRAINING_HEAD = (
     "| work, against | ours, tokens/s (first epoch) | peer, tokens/s (first epoch) | ratio | target "
     "| memory above the model, ours : peer | share of the limit, ours : peer | parity |"
 )
-TRAINING_PICTURE = "![losses](../docs/training_losses.svg)"
+PICTURES = {"curves": ["![curves](results/curves.svg)"], "training": ["![losses](../docs/training_losses.svg)"]}
 
 Row = dict[str, Any]
 
@@ -25,14 +25,19 @@ def table(path: Path) -> str:
     if not path.exists():
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
-    shapes = {"curves": _curves, "training_curves": _training_curves}
-    if found["claim"] in shapes:
-        made = shapes[found["claim"]](found["rows"])
-    elif found["claim"] == "training":
-        made = [*_under(TRAINING_HEAD, map(_trained, found["rows"])), *_said(found), "", TRAINING_PICTURE]
-    else:
-        made = [*_under(HEAD, map(_line, found["rows"])), *_said(found)]
-    return "\n".join([*made, "", _conditions(found)])
+    shapes = {"curves": _curves, "training": _training, "training_curves": _training_curves}
+    shapes["training_memory"] = _training_memory
+    shape = shapes.get(found["claim"], _against_peer)
+    blocks = ["\n".join([*shape(one["rows"]), "", _conditions(found["model"], one)]) for one in found["machines"]]
+    return "\n\n".join([*blocks, *_said(found), *PICTURES.get(found["claim"], ())])
+
+
+def _against_peer(rows: list[Row]) -> list[str]:
+    return _under(HEAD, map(_line, rows))
+
+
+def _training(rows: list[Row]) -> list[str]:
+    return _under(TRAINING_HEAD, map(_trained, rows))
 
 
 def _under(head: str, lines: Iterable[str]) -> list[str]:
@@ -41,11 +46,13 @@ def _under(head: str, lines: Iterable[str]) -> list[str]:
 
 def _said(found: Row) -> list[str]:
     """How the peer was called, and what makes a line doubtful."""
-    commands = found["command"] if isinstance(found["command"], dict) else {found["peer"]: found["command"]}
+    commands = found.get("command", {})
+    commands = commands if isinstance(commands, dict) else {found["peer"]: commands}
     said = [f"{name}: `{command}`" for name, command in commands.items()]
-    if any(max(row["foreign_cpu_share"].values()) > DOUBTFUL for row in found["rows"]):
+    rows = [row for machine in found["machines"] for row in machine["rows"]]
+    if commands and any(max(row["foreign_cpu_share"].values()) > DOUBTFUL for row in rows):
         said.append(f"\\* others took more than {DOUBTFUL:.0%} of the machine meanwhile: doubtful.")
-    return ["", *(f"- {sentence}" for sentence in said)]
+    return ["\n".join(f"- {sentence}" for sentence in said)] if said else []
 
 
 def _line(row: Row) -> str:
@@ -116,7 +123,7 @@ def _curves(rows: list[Row]) -> list[str]:
     lines += ["", "| decoding | rows | tokens/s | memory above the model |", "|---|---|---|---|"]
     for row in decode:
         lines.append(f"| {row['dtype']} | {row['batch']} | {row['tokens_per_second']:,.0f} | {_mb(row)} |")
-    return [*lines, "", "![curves](results/curves.svg)"]
+    return lines
 
 
 def _training_curves(rows: list[Row]) -> list[str]:
@@ -131,6 +138,19 @@ def _training_curves(rows: list[Row]) -> list[str]:
     )
 
 
+def _training_memory(rows: list[Row]) -> list[str]:
+    head = "| training | forecast | peak | off | off, above the model | seconds: forecast, taken | within 15 % |"
+    return _under(
+        head,
+        (
+            f"| {row['work']} | {row['forecast_bytes'] / 1e9:.2f} GB | {row['peak_bytes'] / 1e9:.2f} GB "
+            f"| {row['off']:+.1%} | {row['off_above_model']:+.1%} "
+            f"| {row['forecast_seconds']:.1f}, {row['seconds']:.1f} | {_met(abs(row['off']) <= row['bound'])} |"
+            for row in rows
+        ),
+    )
+
+
 def _order(row: Row) -> tuple[str, int, int]:
     return row["dtype"], row["batch"], row["length"]
 
@@ -139,11 +159,12 @@ def _mb(row: Row) -> str:
     return f"{row['peak_bytes'] / 1e6:,.0f} MB"
 
 
-def _conditions(found: Row) -> str:
+def _conditions(model: str, found: Row) -> str:
     """Machine, versions and days of the figures."""
     hardware = found["hardware"]
-    machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_bytes'] / 1e9:.0f} GB"
+    narrow = ", ".join(hardware["cpu_bf16_flags"]) or "no bf16"
+    machine = f"{hardware['cores']} cores of {hardware['cpu']} ({narrow}), {hardware['memory_bytes'] / 1e9:.0f} GB"
     versions = {name: version for side in found["versions"].values() for name, version in side.items()}
     kept = ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions)
     days = sorted({row["date"][:10] for row in found["rows"]})
-    return f"{found['model']} on {machine}; {kept}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+    return f"{model} on {machine}; {kept}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."

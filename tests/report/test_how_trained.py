@@ -12,6 +12,7 @@ from written_trainings import falling, write_steps, write_training
 from toolkit.report import write_report
 from toolkit.report.how_trained import METHODS, how_trained
 from toolkit.report.read import read_run
+from toolkit.tracking import JsonLines, TrackedRun
 from toolkit.tuning.settings import Method
 
 TITLE = "How was it trained?"
@@ -128,7 +129,10 @@ def test_seconds_are_those_of_every_step_or_of_the_whole_fit(root):
 
 
 def test_what_was_expected_stands_beside_what_it_took(root):
-    write_training(root, "lora", falling(20), forecast={"seconds": 50.0, "memory_bytes": 1.4e9})
+    write_training(root, "lora", falling(20))
+    lines = JsonLines(root / "training.jsonl")
+    lines.start(TrackedRun("lora", 0))
+    lines.log(1, {"forecast/seconds": 50.0, "forecast/memory_bytes": 1.4e9})
     assert cells(root)[0]["Time"] == ("5.3 min", "whole fit,\nforecast\n50.0 s, 1.4 GB")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from toolkit.inference.local import LocalModel
+from toolkit.meter import Meter
 from toolkit.strategies.tune import TuneAdapter
 from toolkit.tasks.task import Task
 from toolkit.tuning.progress import StepReport
@@ -97,3 +98,17 @@ def test_full_fine_tuning_is_a_strategy_like_another(
     base = fit_on(make_bench(text_task, tiny_model), folder="base")
     assert answered != [output.text for output in base.system.answer(questions)]
     assert json.dumps(fitted.facts[0])
+
+
+def test_what_a_training_will_take_is_told_before_its_first_step(
+    text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.tuning.forecast.free_memory_bytes", lambda _: 0)
+    told: list[tuple[str, Any]] = []
+    bench = make_bench(text_task, tiny_model, meter=Meter(lambda name, fields: told.append((name, fields))))
+    fit_on(bench, TuneAdapter(rank=2, max_steps=2))
+    names = [name for name, _ in told]
+    fields = dict(told)["forecast"]
+    assert names.index("forecast") < names.index("train")
+    assert (fields["steps"], fields["step"], fields["recompute"], fields["short"]) == (2, 1, True, True)
+    assert any("GB are free" in one["text"] for name, one in told if name == "notice")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,8 +104,11 @@ def test_settings_of_low_rank_updates_are_refused() -> None:
             TuneSettings(method="full", **{field: value})
 
 
+SHAPE = SimpleNamespace(model_type="llama", hidden_size=2000)
+
+
 def test_rates_are_a_tenth_and_one_of_low_rank_updates_gets_a_notice() -> None:
-    assert TuneSettings(method="full").resolved_learning_rate(10**8) == pytest.approx(1e-4)
+    assert TuneSettings(method="full").resolved_learning_rate(SHAPE, 100) == pytest.approx(5e-5)
     assert TuneSettings(method="full", learning_rate=2e-5).notices() == ()
     (notice,) = TuneSettings(method="full", learning_rate=1e-3).notices()
     assert "looks like a learning rate of low-rank updates" in notice

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,8 +106,9 @@ def test_beta_is_read_and_the_automatic_rate_is_lower(llama: Any, tmp_path: Path
     ]
     assert losses[0] != losses[1]
     settings = TuneSettings()
-    rate = settings.resolved_learning_rate(10**8)
-    assert settings.resolved_learning_rate(10**8, preferences=True) == pytest.approx(rate / 20)
+    shape = SimpleNamespace(model_type="llama", hidden_size=2000)
+    rate = settings.resolved_learning_rate(shape, 100)
+    assert settings.resolved_learning_rate(shape, 100, preferences=True) == pytest.approx(rate / 20)
 
 
 def test_a_killed_training_of_preferences_goes_on_to_the_same_bytes(llama: Any, tmp_path: Path) -> None:

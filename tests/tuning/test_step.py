@@ -74,7 +74,10 @@ def by_hand_and_stock(module: Any, changes: dict[str, Any] | None = None, recomp
     made, view = adapted(module, changes)
     weights = FlatWeights(in_order(view))
     assert why_not_by_hand(view, [one for one in made.parameters() if one.requires_grad], 0.0) is None
-    return ByHand(view, weights, recompute), Padded(view, longest_tokens=1000), weights
+    step = ByHand(view, weights)
+    if recompute:
+        step.recompute()
+    return step, Padded(view, longest_tokens=1000), weights
 
 
 VARIANTS = [

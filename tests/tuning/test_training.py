@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,7 +213,8 @@ def test_checkpoints_are_written_as_often_as_set(
 
 
 def test_the_list_of_settings_is_complete() -> None:
-    elsewhere = {"checkpoint_every", "dpo_beta", "validate_every", "patience"}  # test_preferences, test_selection
+    elsewhere = {"checkpoint_every", "dpo_beta", "validate_every", "patience", "gradient_checkpointing"}
+    # each has a test of its own: here, test_preferences, test_selection, test_forecast
     assert {*CHANGED, *elsewhere} == set(TuneSettings.model_fields)
 
 
@@ -224,9 +226,25 @@ def test_settings_refuse_what_they_do_not_know() -> None:
 
 
 def test_the_automatic_learning_rate_follows_the_size() -> None:
-    rates = [TuneSettings().resolved_learning_rate(size) for size in (135_000_000, 3_000_000_000, 70_000_000_000)]
-    assert rates == [1e-3, 3e-4, 1e-4]
-    assert TuneSettings(learning_rate=2e-4).resolved_learning_rate(1) == 2e-4
+    shapes = [("llama", 576), ("llama", 2048), ("llama", 8192), ("qwen2", 896), ("qwen3", 4096), ("gemma2", 2304)]
+    configs = [SimpleNamespace(model_type=kind, hidden_size=size) for kind, size in shapes]
+    rates = [TuneSettings().resolved_learning_rate(config, 100) for config in configs]
+    assert rates == pytest.approx([1.322e-3, 4.908e-4, 1.662e-4, 5.321e-4, 4.730e-4, 4.477e-4], rel=1e-3)
+    assert TuneSettings().resolved_learning_rate(configs[0], 99) == pytest.approx(1.5 * rates[0])
+    assert TuneSettings(learning_rate=2e-4).resolved_learning_rate(configs[0], 1) == 2e-4
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (20, 2), (60, 6), (100, 10), (300, 10), (334, 11), (1000, 30)])
+def test_the_automatic_warm_up_is_ten_steps_or_3_percent_but_never_more_than_10(steps: int, warmup: int) -> None:
+    assert TuneSettings().warmup_steps(steps) == warmup
+    assert TuneSettings(warmup_share=0).warmup_steps(steps) == 0
+
+
+def test_a_large_batch_gets_a_notice() -> None:
+    assert TuneSettings(effective_batch_size=32).notices() == ()
+    (notice,) = TuneSettings(effective_batch_size=64).notices()
+    assert "smaller steps" in notice
+    assert TuneSettings(method="full", effective_batch_size=64).notices() == ()
 
 
 def test_the_rate_rises_falls_and_is_never_0() -> None:

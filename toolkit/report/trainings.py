@@ -12,6 +12,7 @@ from typing import Any
 from toolkit.report.read import Record, RunFiles
 from toolkit.seeds import seed_name
 from toolkit.tracking import read_training
+from toolkit.tracking.values import FORECAST
 
 StepFigures = Mapping[int, Mapping[str, float]]
 """What was told of each step while it was trained, by step (from 1) and name."""
@@ -34,7 +35,7 @@ class Training:
         seconds: of all its steps, without looks at validation; None unless this run trained every one of them.
         fit_seconds: of the whole fit, as first measured.
         peak_bytes: the process's or the device's, up to the last step.
-        forecast: `seconds` and `memory_bytes` that were expected.
+        forecast: `seconds` and `memory_bytes` that were expected before the first step.
     """
 
     strategy: str
@@ -93,6 +94,7 @@ def _training(run: RunFiles, name: str, seed: int | None, folder: Path, record: 
     settings, losses = _mapping(record.get("settings")), _losses(record)
     learn = str(_mapping(_object(folder / "part.json").get("settings")).get("learn", "answers"))
     of_steps = [told.get(step, {}) for step in range(1, len(losses) + 1)]
+    first = told.get(1, {})
     seconds = [values["train/seconds"] for values in of_steps if "train/seconds" in values]
     peaks = [values["train/memory_bytes"] for values in of_steps if "train/memory_bytes" in values]
     return Training(
@@ -116,7 +118,7 @@ def _training(run: RunFiles, name: str, seed: int | None, folder: Path, record: 
         seconds=math.fsum(seconds) if len(seconds) == len(losses) else None,
         fit_seconds=_number(_object(folder / "cost.json").get("fit_seconds")),
         peak_bytes=round(max(peaks)) if peaks else None,
-        forecast=_mapping(record.get("forecast")),
+        forecast={name: first[key] for name in FORECAST if (key := f"forecast/{name}") in first},
     )
 
 

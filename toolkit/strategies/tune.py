@@ -22,7 +22,7 @@ from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
-    from toolkit.tuning import TrainingResult
+    from toolkit.tuning import Forecast, TrainingResult
 
 
 class TuneAdapter(Adapter, TuneSettings):
@@ -98,6 +98,11 @@ def _train(context: FitContext, module: Any, learnt: Lessons, settings: TuneSett
 
     meter, primary = context.meter, context.primary
 
+    def on_forecast(forecast: Forecast) -> None:
+        meter.event("forecast", **asdict(forecast))
+        if forecast.notice is not None:
+            meter.event("notice", text=f"tune: {forecast.notice}", settled=True)
+
     def validate(state: Path) -> float:
         value = context.validate(TunedWeights(state))
         return value if primary.higher_is_better else -value
@@ -108,6 +113,7 @@ def _train(context: FitContext, module: Any, learnt: Lessons, settings: TuneSett
         settings,
         folder=context.folder / "adapter",
         seed=context.seed,
+        on_forecast=on_forecast,
         on_step=lambda report: meter.event("train", **asdict(report)),
         on_look=lambda look: meter.event("validated", metric=primary.name, **asdict(look)),
         validate=validate,

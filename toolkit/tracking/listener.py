@@ -7,9 +7,10 @@ from typing import Any
 
 from toolkit.tracking.feed import Feed
 from toolkit.tracking.tracker import TrackedRun
-from toolkit.tracking.values import of_step, of_validation
+from toolkit.tracking.values import of_forecast, of_step, of_validation
 
 _Logged = tuple[int, dict[str, float]]
+_VALUES = {"forecast": of_forecast, "train": of_step, "validated": of_validation}
 
 
 class TrainingEvents:
@@ -25,8 +26,8 @@ class TrainingEvents:
     def __call__(self, name: str, fields: Mapping[str, Any]) -> None:
         if name == "strategy":
             self._feed.start(self._described(fields["strategy"], fields["seed"]))
-        elif name in ("train", "validated"):
-            self._feed.log(*_read(of_step if name == "train" else of_validation, fields))
+        elif name in _VALUES:
+            self._feed.log(*_read(_VALUES[name], fields))
 
 
 def _read(values_of: Callable[[Mapping[str, Any]], dict[str, float]], fields: Mapping[str, Any]) -> _Logged:

@@ -17,6 +17,9 @@ TRAINED = (
 )
 """Of a step, as `train/<name>`; those that an adapter does not tell of are left out."""
 
+FORECAST = ("seconds", "memory_bytes")
+"""Of a forecast, as `forecast/<name>`."""
+
 
 class StepReport(Protocol):
     """What `train` tells after each step.
@@ -61,6 +64,11 @@ def of_step(fields: Mapping[str, Any]) -> dict[str, float]:
 def of_report(report: StepReport) -> dict[str, float]:
     """The same of a report."""
     return of_step({name: getattr(report, name) for name in TRAINED})
+
+
+def of_forecast(fields: Mapping[str, Any]) -> dict[str, float]:
+    """`forecast/...`: what a training is expected to take from a step on."""
+    return {f"forecast/{name}": float(fields[name]) for name in FORECAST if _is_number(fields.get(name))}
 
 
 def of_validation(fields: Mapping[str, Any]) -> dict[str, float]:

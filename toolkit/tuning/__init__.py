@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from toolkit.tuning.adapter import save_adapter
+    from toolkit.tuning.forecast import Forecast
     from toolkit.tuning.parallel.launch import start_processes
     from toolkit.tuning.sequence_file import SequenceFile, write_sequences
     from toolkit.tuning.settings import TuneSettings
     from toolkit.tuning.training import TrainingResult, train
 
 __all__ = [
+    "Forecast",
     "SequenceFile",
     "TrainingResult",
     "TuneSettings",
@@ -27,6 +29,7 @@ __all__ = [
 
 _PLACES = {
     "adapter": ("save_adapter",),
+    "forecast": ("Forecast",),
     "parallel.launch": ("start_processes",),
     "sequence_file": ("SequenceFile", "write_sequences"),
     "settings": ("TuneSettings",),

@@ -52,28 +52,37 @@ def attend_backward(
     rules: Rules,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key and value, shaped as they are, from that of `attend`."""
-    size = query.shape[-1]
     of_query = torch.zeros_like(query) if _has_gaps(bands, query) else torch.empty_like(query)
     of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
     for band in bands:
-        queries, keys = _gathered(band, query, key)
-        shares, slope = _shares(queries, keys, band, rules)
-        upstream = _picked(gradient, band.queries, band.rows * band.kinds)
-        if band.padded:
-            wanted = torch.zeros_like(upstream.view(-1, size))
-            wanted.index_copy_(0, band.real, upstream.view(-1, size).index_select(0, band.real))
-            upstream = wanted.view_as(upstream)
-        _add(of_value, torch.bmm(shares.transpose(1, 2), upstream), band)
-        of_shares = torch.bmm(upstream, _picked(value, band.keys, band.rows * band.kinds).transpose(1, 2))
-        of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-        if slope is not None:
-            of_scores = of_scores * slope
-        answer = _scaled(of_scores, keys, rules.scale).view(-1, size)
-        of_query.view(-1, size).index_copy_(
-            0, band.answered, answer.index_select(0, band.real) if band.padded else answer
-        )
-        _add(of_key, _scaled(of_scores.transpose(1, 2), queries, rules.scale), band)
+        _band_backward(band, rules, gradient, (query, key, value), (of_query, of_key, of_value))
     return of_query, of_key, of_value
+
+
+def _band_backward(
+    band: Band,
+    rules: Rules,
+    gradient: torch.Tensor,
+    given: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> None:
+    """A band's part, written or added to what is found; a function, so that the next band finds the memory free."""
+    (query, key, value), (of_query, of_key, of_value), size = given, found, gradient.shape[-1]
+    queries, keys = _gathered(band, query, key)
+    shares, slope = _shares(queries, keys, band, rules)
+    upstream = _picked(gradient, band.queries, band.rows * band.kinds)
+    if band.padded:
+        wanted = torch.zeros_like(upstream.view(-1, size))
+        wanted.index_copy_(0, band.real, upstream.view(-1, size).index_select(0, band.real))
+        upstream = wanted.view_as(upstream)
+    _add(of_value, torch.bmm(shares.transpose(1, 2), upstream), band)
+    of_shares = torch.bmm(upstream, _picked(value, band.keys, band.rows * band.kinds).transpose(1, 2))
+    of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+    if slope is not None:
+        of_scores = of_scores * slope
+    answer = _scaled(of_scores, keys, rules.scale).view(-1, size)
+    of_query.view(-1, size).index_copy_(0, band.answered, answer.index_select(0, band.real) if band.padded else answer)
+    _add(of_key, _scaled(of_scores.transpose(1, 2), queries, rules.scale), band)
 
 
 class Attention(torch.autograd.Function):  # type: ignore[misc]

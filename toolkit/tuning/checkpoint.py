@@ -25,9 +25,9 @@ class State(NamedTuple):
 
 
 def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, seed: int) -> str:
-    """sha256 of what decides a training's result; where checkpoints are written does not count, nor how often."""
+    """sha256 of what decides a training's result: how often checkpoints are written and what is recomputed do not."""
     digest = hashlib.sha256(tensors_digest(module).encode())
-    digest.update(settings.model_dump_json(exclude={"checkpoint_every"}).encode())
+    digest.update(settings.model_dump_json(exclude={"checkpoint_every", "gradient_checkpointing"}).encode())
     digest.update(f"\0{seed}\0{content_digest(items)}".encode())
     return digest.hexdigest()
 

@@ -64,7 +64,6 @@ def choose(
     module: Any,
     dropout: float,
     longest_tokens: int,
-    recompute: bool = False,
     neftune_alpha: float = 0.0,
 ) -> tuple[Step, FlatWeights, str]:
     """The fastest step that is proven for a module in training mode, its trained tensors, and what was chosen and why.
@@ -81,10 +80,8 @@ def choose(
     reason = reason or _apart(module, ByHand, in_order)
     if reason is None:
         weights = FlatWeights(in_order(module), last=ups)
-        return ByHand(module, weights, recompute), weights, "by hand"
+        return ByHand(module, weights), weights, "by hand"
     weights = FlatWeights(parameters, last=ups)
-    if recompute:
-        module.gradient_checkpointing_enable()
     padded = why_padded(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
     step: Step
     if padded is None:

@@ -11,6 +11,7 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.objective import OfTokens, summed
 
 if TYPE_CHECKING:
+    from toolkit.tuning.pass_memory import PassMemory
     from toolkit.tuning.step import Step
 
 
@@ -42,6 +43,15 @@ class Noisy:
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return self._step.tokens(sequences)
+
+    def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
+        return self._step.memory(sequences, recompute)
+
+    def reserve(self, kept_bytes: int) -> None:
+        self._step.reserve(kept_bytes)
+
+    def recompute(self) -> None:
+        self._step.recompute()
 
     def _add(self, embeddings: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
         if not (self._lengths and embeddings.training):

@@ -8,10 +8,12 @@ ask, P tokens of the shared prefix, T own tokens of a row, S = P + T, H key-valu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -141,6 +143,24 @@ def packed_size(sequences: Sequence[TrainingSequence], share: bool) -> int:
     return prefix + sum(len(sequence.token_ids) - prefix for sequence in sequences)
 
 
+class Scores(NamedTuple):
+    """The scores of one query head in a pass: of its largest band, with that band's queries and keys; and of all."""
+
+    queries: int
+    keys: int
+    largest: int
+    all: int
+
+
+def scores_of(sequences: Sequence[TrainingSequence], share: bool) -> Scores:
+    """Of a pass over these sequences, by their lengths alone."""
+    prefix = shared_prefix(sequences) if share else 0
+    bands = list(_band_sizes([Row(0, prefix, ())], 0)) if prefix else []
+    bands += _band_sizes([Row(0, len(sequence.token_ids) - prefix, ()) for sequence in sequences], prefix)
+    rows, asked, seen = max(bands, key=math.prod)
+    return Scores(rows * asked, rows * seen, rows * asked * seen, sum(map(math.prod, bands)))
+
+
 def pack(sequences: Sequence[TrainingSequence], heads: tuple[int, int], device: torch.device, share: bool) -> Packed:
     """Sequences as one pass.
 
@@ -184,10 +204,23 @@ def _bands(rows: Sequence[Row], prefix: int, heads: tuple[int, int]) -> Iterator
     """All tokens of all rows ask: like lengths together, and a long row by itself, cut into blocks of queries."""
     for some in _alike(rows, prefix):
         if len(some) == 1:
-            for at, end in pairwise([*range(0, some[0].size, QUERY_BLOCK), some[0].size]):
+            for at, end in _blocks(some[0].size):
                 yield Band(some, prefix, heads, [range(at, end)], end)
         else:
             yield Band(some, prefix, heads, [range(row.size) for row in some], None)
+
+
+def _band_sizes(rows: Sequence[Row], prefix: int) -> Iterator[tuple[int, int, int]]:
+    """Of each band of `_bands`: its rows B, and the tokens Q of a row that ask and S that are seen."""
+    for some in _alike(rows, prefix):
+        if len(some) == 1:
+            yield from ((1, end - at, prefix + end) for at, end in _blocks(some[0].size))
+        else:
+            yield len(some), some[0].size, prefix + some[0].size
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    return pairwise([*range(0, size, QUERY_BLOCK), size])
 
 
 def _asking_bands(rows: Sequence[Row], prefix: int, heads: tuple[int, int]) -> list[Band]:
@@ -195,8 +228,8 @@ def _asking_bands(rows: Sequence[Row], prefix: int, heads: tuple[int, int]) -> l
     found = []
     for some in _alike(rows, prefix):
         if len(some) == 1:
-            asking, last = some[0].asking, len(some[0].asking)
-            cuts = pairwise([*range(0, last, QUERY_BLOCK), last])
+            asking = some[0].asking
+            cuts = _blocks(len(asking))
             found += [Band(some, prefix, heads, [asking[at:end]], asking[end - 1] + 1) for at, end in cuts]
         else:
             found.append(Band(some, prefix, heads, [row.asking for row in some], None))

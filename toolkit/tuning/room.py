@@ -48,20 +48,27 @@ class Room:
             del self._block  # before a larger one is made
             self._block = torch.empty(size, dtype=torch.uint8, device=device)
 
+    def has(self, *shapes: Shape) -> bool:
+        """Whether there is room for them all."""
+        return self._used + sum(shape.bytes for shape in shapes) <= len(self._block)
+
     def take(self, shapes: Sequence[Shape]) -> list[torch.Tensor]:
         """Tensors with whatever their memory held.
 
         Raises:
             ValueError: there is no room for them.
         """
-        if self._used + sum(shape.bytes for shape in shapes) > len(self._block):
+        if not self.has(*shapes):
             raise ValueError(f"{len(self._block)} bytes are no room for {len(shapes)} more tensors")
         found = []
         for shape in shapes:
-            place = self._block[self._used : self._used + shape.size]
-            found.append(place.view(shape.dtype).view(shape.sizes))
+            found.append(self.at(self._used, shape))
             self._used += shape.bytes
         return found
+
+    def at(self, start: int, shape: Shape) -> torch.Tensor:
+        """A tensor where so many bytes lie before it."""
+        return self._block[start : start + shape.size].view(shape.dtype).view(shape.sizes)
 
     @property
     def used(self) -> int:

@@ -11,7 +11,7 @@ from toolkit.tuning.settings import TuneSettings
 
 def rate_share(step: int, steps: int, settings: TuneSettings) -> float:
     """The learning rate of a step (from 0) as a share of the peak: a linear rise, then the schedule; never 0."""
-    warmup = math.ceil(settings.warmup_share * steps) if settings.warmup_share else 0
+    warmup = settings.warmup_steps(steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     left = (steps - step) / (steps - warmup)

@@ -6,12 +6,14 @@ loss to that of the trained tensors, and gives that loss. `choosing` says which 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
+from toolkit.errors import ModelError
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
@@ -20,6 +22,16 @@ from toolkit.tuning.loss import collate, has_plain_head, packed_token_losses, to
 from toolkit.tuning.objective import OfTokens, summed
 from toolkit.tuning.packing import Packed as Pass
 from toolkit.tuning.packing import pack, packed_size
+from toolkit.tuning.pass_memory import (
+    PassMemory,
+    StockPass,
+    packed_pass,
+    padded_pass,
+    passing_bytes,
+    stock_memory,
+    widths_of,
+)
+from toolkit.tuning.saved import Growth, SavedTensors, growth
 
 NAME = "toolkit_training"
 PLAIN_ATTENTION_TOKENS = 256
@@ -38,12 +50,25 @@ class Step(Protocol):
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         """Tokens a pass over these sequences computes."""
 
+    def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
+        """What a pass over these sequences takes beside the weights."""
+
+    def reserve(self, kept_bytes: int) -> None:
+        """Makes room for a pass that keeps so much before a smaller one is computed."""
+
+    def recompute(self) -> None:
+        """From now on only what enters a layer is kept, and the layer is run again backwards: the same bits.
+
+        Raises:
+            ModelError: the model cannot.
+        """
+
 
 class ByHand:
     """Packed, and without autograd."""
 
-    def __init__(self, module: Any, weights: FlatWeights, recompute: bool = False) -> None:
-        self._device, self._step = module.device, FusedStep(module, weights, recompute)
+    def __init__(self, module: Any, weights: FlatWeights) -> None:
+        self._device, self._step, self._widths = module.device, FusedStep(module, weights), widths_of(module)
 
     def __call__(
         self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
@@ -56,11 +81,71 @@ class ByHand:
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return packed_size(sequences, share=True)
 
+    def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
+        size = packed_pass(sequences, share=True)
+        kept = self._step.kept_bytes(size.tokens, size.predicting, recompute)
+        return PassMemory(kept, passing_bytes(self._widths, size))
+
+    def reserve(self, kept_bytes: int) -> None:
+        self._step.reserve(kept_bytes)
+
+    def recompute(self) -> None:
+        self._step.recompute = True
+
     def _packed(self, sequences: Sequence[TrainingSequence]) -> Pass:
         return pack(sequences, self._step.heads, self._device, share=True)
 
 
-class Packed:
+class _StockModel(ABC):
+    """What both ways through the stock model share: autograd, and where it keeps what it saves."""
+
+    _growth: Growth
+
+    def __init__(self, module: Any) -> None:
+        self._module, self._plain_head = module, has_plain_head(module)
+        self._saved, self._widths, self._recomputes = SavedTensors(module), widths_of(module), False
+
+    @abstractmethod
+    def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        """Of each supervised token [N], with their graph."""
+
+    @abstractmethod
+    def _size(self, sequences: Sequence[TrainingSequence]) -> StockPass:
+        """Of a pass over these sequences."""
+
+    def __call__(
+        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
+    ) -> torch.Tensor:
+        if self._recomputes or self._module.device.type != "cpu":
+            return _backwards(self._losses(sequences), share, of_tokens)
+        with self._saved.keeping(self.memory(sequences, recompute=False).kept):
+            losses = self._losses(sequences)
+        return _backwards(losses, share, of_tokens)
+
+    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
+        with _without_chance(self._module):
+            return self._losses(sequences)
+
+    def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
+        return stock_memory(self._module, self._widths, self._growth, self._size(sequences), recompute)
+
+    def reserve(self, kept_bytes: int) -> None:
+        if not self._recomputes and self._module.device.type == "cpu":
+            self._saved.reserve(kept_bytes)
+
+    def recompute(self) -> None:
+        module = self._module
+        if not module.supports_gradient_checkpointing:
+            raise ModelError(
+                f"a {type(module).__name__} cannot compute its layers again: set `gradient_checkpointing: off` and a "
+                "lower `micro_batch_tokens`"
+            )
+        self._recomputes = True
+        enable = getattr(module, "activation_checkpointing_enable", None)  # its name in transformers 6, and before
+        (enable or module.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+class Packed(_StockModel):
     """Packed through the stock model, which calls our attention for every layer.
 
     What all rows begin with is packed once, unless chance would then be shared too.
@@ -69,32 +154,25 @@ class Packed:
     def __init__(self, module: Any, shares: bool) -> None:
         from transformers import AttentionInterface
 
-        self._plain_head = has_plain_head(module)
+        super().__init__(module)
         AttentionInterface.register(NAME, _attention)
         module.set_attn_implementation(NAME)
-        config = module.config.get_text_config()
-        kinds = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self._heads = (kinds, config.num_attention_heads // kinds)
-        self._module, self._shares = module, shares
-
-    def __call__(
-        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
-    ) -> torch.Tensor:
-        return _backwards(self._losses(sequences), share, of_tokens)
-
-    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
-        with _without_chance(self._module):
-            return self._losses(sequences)
+        self._shares = shares
+        self._growth = growth(self._losses, module)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return packed_size(sequences, self._shares)
 
     def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
-        batch = pack(sequences, self._heads, self._module.device, self._shares)
+        batch = pack(sequences, self._widths.heads, self._module.device, self._shares)
         return packed_token_losses(self._module, batch, self._plain_head)
 
+    def _size(self, sequences: Sequence[TrainingSequence]) -> StockPass:
+        size = packed_pass(sequences, self._shares)
+        return StockPass(size, [size.tokens], 0 if self._plain_head else size.predicting)
 
-class Padded:
+
+class Padded(_StockModel):
     """The stock model as it is, on padded rows.
 
     On a CPU its fused attention is slow backwards; short sequences are better off with the plain products, whose
@@ -104,22 +182,20 @@ class Padded:
     def __init__(self, module: Any, longest_tokens: int) -> None:
         if module.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
             module.set_attn_implementation("eager")
-        self._module, self._plain_head = module, has_plain_head(module)
-
-    def __call__(
-        self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
-    ) -> torch.Tensor:
-        return _backwards(self._losses(sequences), share, of_tokens)
-
-    def token_losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
-        with _without_chance(self._module):
-            return self._losses(sequences)
+        super().__init__(module)
+        self._growth = growth(self._losses, module)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return len(sequences) * max(len(sequence.token_ids) for sequence in sequences)
 
     def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
         return token_losses(self._module, collate(sequences, self._module.device), self._plain_head)
+
+    def _size(self, sequences: Sequence[TrainingSequence]) -> StockPass:
+        eager = self._module.config.get_text_config()._attn_implementation == "eager"
+        size = padded_pass(sequences, eager)
+        rows = [max(len(sequence.token_ids) for sequence in sequences)] * len(sequences)
+        return StockPass(size, rows, 0 if self._plain_head else size.tokens)
 
 
 def _backwards(losses: torch.Tensor, share: float, of_tokens: OfTokens) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training, top to bottom: check, plan, prepare, step, save.
+"""Training, top to bottom: check, plan, choose, forecast, step, save.
 
 The loss of a step is the mean over its supervised tokens (or its pairs), however many forward passes it is accumulated
 from, and by however many processes. There is no autocast: what is trained is fp32 and cast where it is used, so
@@ -27,6 +27,7 @@ from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.choosing import choose
+from toolkit.tuning.forecast import Forecast, prepare
 from toolkit.tuning.loop import Loop
 from toolkit.tuning.methods import why_not_in_4_bits
 from toolkit.tuning.micro_batches import MicroBatches
@@ -85,6 +86,7 @@ class TrainingResult:
 class Watch:
     """Who is told, and asked, while a training goes on."""
 
+    on_forecast: Callable[[Forecast], None]
     on_step: Callable[[StepReport], None]
     on_look: Callable[[Look], None]
     validate: Validate | None
@@ -97,6 +99,7 @@ def train(
     folder: Path | str = "adapter",
     seed: int = 0,
     base_name: str | None = None,
+    on_forecast: Callable[[Forecast], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_look: Callable[[Look], None] | None = None,
     validate: Validate | None = None,
@@ -114,6 +117,7 @@ def train(
         sequences: from a `Renderer`, whose tokeniser must be the model's, as a list or a `SequenceFile`; or a list of
             preferences, to learn to tell the chosen answer from the rejected one (DPO; the module is the reference).
         base_name: the base's name for the adapter's own configuration.
+        on_forecast: told before the first step what the training is expected to take.
         on_step, on_look: told of each optimiser step, and of each look at validation.
         validate: the metric on validation of a state in a folder, for `validate_every`.
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
@@ -129,7 +133,7 @@ def train(
     """
     settings, folder = settings or TuneSettings(), Path(folder)
     processes = processes or waiting()
-    watch = Watch(on_step or _silent, on_look or _silent, validate)
+    watch = Watch(on_forecast or _silent, on_step or _silent, on_look or _silent, validate)
     measured: dict[str, Any] = {}
     with processes.together(), Meter(lambda _, fields: measured.update(fields)).stage("training"):
         _check_module(module, settings)
@@ -173,12 +177,17 @@ def _train(
     weights.publish()
     parameters = parameter_count(module)
     preferences = isinstance(objective, DirectPreference)
-    peak_rate = settings.resolved_learning_rate(parameters, preferences)
+    peak_rate = settings.resolved_learning_rate(module.config.get_text_config(), len(steps), preferences)
     write = partial(checkpoint.write, folder, key, weights.vector, optimiser)
-    Loop(
+    loop = Loop(
         module, settings, seed, processes, objective, steps, micro_batches, weights, optimiser, peak_rate, selection,
         write, watch.on_step,
-    ).run(losses)  # fmt: skip
+    )  # fmt: skip
+    everything = parameters + (0 if settings.method == "full" else len(weights.vector))
+    ahead = prepare(loop, step, len(losses), everything)
+    if processes.is_main:
+        watch.on_forecast(ahead)
+    loop.run(losses)
     check_same_weights(processes, weights.vector)
     result: dict[str, Any] = {
         **_amounts(steps[: len(losses)], objective),
@@ -187,7 +196,7 @@ def _train(
         "kept_step": len(losses) if selection.best is None else selection.best,
         "learning_rate": peak_rate,
         "trainable_parameters": len(weights.vector),
-        "total_parameters": parameters + (0 if settings.method == "full" else len(weights.vector)),
+        "total_parameters": everything,
         "rank": rank,
         "notices": settings.notices(preferences),
     }
@@ -243,7 +252,7 @@ def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _silent(_: StepReport | Look) -> None:
+def _silent(_: Forecast | StepReport | Look) -> None:
     """Tells nobody."""
 
 

@@ -1,0 +1,184 @@
+"""How much memory a pass takes beside weights and their state: what it keeps for its backward pass, and what passes.
+
+What is kept is known to the byte (`FusedStep.kept_bytes`) or asked of autograd (`saved.growth`); what is made and freed
+again within a layer, or by the head, is added up here by shapes. A test holds it to what torch's allocator counts.
+Letters: N tokens, M predicting ones, D hidden, I inside the MLP, A all queries' width, K all keys', V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.amounts import supervised_count
+from toolkit.tuning.loss import HEAD_ROWS
+from toolkit.tuning.packing import Scores, packed_size, scores_of
+from toolkit.tuning.saved import Growth
+
+INDEX_BYTES, WIDE_BYTES = 8, 4
+
+HEAP_SLACK = 1.4
+"""What tensors that stay take of a CPU's heap by their size, where others come and go between them: measured."""
+
+DORA_COPIES = 6
+"""Of a weight in fp32, alive at once while DoRA measures it: counted with torch's profiler."""
+
+
+class PassMemory(NamedTuple):
+    """Bytes of one pass: kept from its forward to its backward pass, and the most that passes beside."""
+
+    kept: int
+    passing: int
+
+
+@dataclass(frozen=True)
+class PassSize:
+    """What of a pass decides how much passes.
+
+    Attributes:
+        tokens: N, padding included.
+        predicting: M.
+        scores: of its attention.
+    """
+
+    tokens: int
+    predicting: int
+    scores: Scores
+
+
+class StockPass(NamedTuple):
+    """A pass through the stock model: its size, the tokens of its rows, and of how many there are logits at once.
+
+    `logits` is 0 where the head is frozen and plain, and computes a chunk of rows at a time.
+    """
+
+    size: PassSize
+    rows: Sequence[int]
+    logits: int
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What of a model decides it.
+
+    Attributes:
+        item: bytes of a number in the model's dtype.
+        hidden, inner, queries, keys, words: D, I, A, K, V.
+        heads: key-value heads, and query heads on each.
+        layers: how many there are.
+    """
+
+    item: int
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    words: int
+    heads: tuple[int, int]
+    layers: int
+
+
+def widths_of(module: Any) -> Widths:
+    """By its configuration and its largest weight in a layer, which is that of the MLP."""
+    config = module.config.get_text_config()
+    count = config.num_attention_heads
+    kinds = getattr(config, "num_key_value_heads", None) or count
+    size = getattr(config, "head_dim", None) or config.hidden_size // count
+    words = module.get_input_embeddings().weight
+    outside = {id(words), *(id(one) for one in module.get_output_embeddings().parameters())}
+    sides = [max(one.shape) for one in module.parameters() if one.dim() == 2 and id(one) not in outside]
+    return Widths(
+        item=words.dtype.itemsize,
+        hidden=config.hidden_size,
+        inner=getattr(config, "intermediate_size", None) or max(sides),
+        queries=count * size,
+        keys=kinds * size,
+        words=words.shape[0],
+        heads=(kinds, count // kinds),
+        layers=config.num_hidden_layers,
+    )
+
+
+def packed_pass(sequences: Sequence[TrainingSequence], share: bool) -> PassSize:
+    """Of a pass without padding."""
+    predicting = sum(map(supervised_count, sequences))
+    return PassSize(packed_size(sequences, share), predicting, scores_of(sequences, share))
+
+
+def padded_pass(sequences: Sequence[TrainingSequence], scores: bool) -> PassSize:
+    """Of a pass over padded rows.
+
+    Args:
+        scores: whether all scores of a layer are made at once.
+    """
+    rows, width = len(sequences), max(len(sequence.token_ids) for sequence in sequences)
+    tokens, once = rows * width, rows * width**2 if scores else 0
+    return PassSize(tokens, sum(map(supervised_count, sequences)), Scores(tokens, tokens, once, width**2))
+
+
+def stock_memory(module: Any, widths: Widths, growth: Growth, made: StockPass, recompute: bool) -> PassMemory:
+    """Of a pass through autograd, which passes what the step by hand does, as far as layers are alike."""
+    size = made.size
+    kept, passing = growth.bytes(made.rows, size.predicting), passing_bytes(widths, size)
+    passing += _weights_passing(module)
+    passing += made.logits * widths.words * (2 * widths.item + 2 * WIDE_BYTES)
+    if not recompute:
+        return PassMemory(kept, passing)
+    entering = widths.layers * size.tokens * widths.hidden * widths.item
+    outside = growth.bytes([], size.predicting)
+    return PassMemory(
+        int(HEAP_SLACK * entering) + outside, passing + int(HEAP_SLACK * (kept - outside)) // widths.layers
+    )
+
+
+def _weights_passing(module: Any) -> int:
+    """Of tensors as large as weights: gradients of what is trained, until they are collected, and two on their way.
+
+    DoRA makes each layer's weight anew to measure it, in fp32, and its gradient.
+    """
+    trained = [one for one in module.parameters() if one.requires_grad]
+    collected = sum(one.numel() * one.dtype.itemsize for one in trained if one.dtype.itemsize < WIDE_BYTES)
+    on_their_way = 2 * max(one.numel() * one.dtype.itemsize for one in trained)
+    measured = 0
+    if any("lora_magnitude" in name for name, _ in module.named_parameters()):
+        weights = [part.base_layer.weight for part in module.modules() if hasattr(part, "base_layer")]
+        measured = DORA_COPIES * WIDE_BYTES * max(one.numel() for one in weights)
+    return int(collected + on_their_way + measured)
+
+
+def passing_bytes(widths: Widths, size: PassSize) -> int:
+    """The most that is alive at once beside what is kept: in the head, in an MLP or in attention, backwards."""
+    return _throughout(widths, size) + max(head_bytes(widths, size), _mlp(widths, size), _attention(widths, size))
+
+
+def head_bytes(widths: Widths, size: PassSize) -> int:
+    """Of a frozen head: logits in fp32 and their exponentials, a chunk of rows at a time."""
+    states = 2 * widths.item * size.predicting * widths.hidden
+    return states + 2 * WIDE_BYTES * min(size.predicting, HEAD_ROWS) * widths.words
+
+
+def _throughout(widths: Widths, size: PassSize) -> int:
+    """The first layer's input, rotary positions, the indices of the bands and their masks."""
+    head = widths.keys // widths.heads[0]
+    indices = 2 * widths.heads[0] * widths.heads[1] + 4 * widths.heads[0] + 2
+    numbers = size.tokens * (widths.hidden + 2 * head) + size.scores.all
+    return widths.item * numbers + INDEX_BYTES * size.tokens * indices
+
+
+def _mlp(widths: Widths, size: PassSize) -> int:
+    """The gradients of the gated product and its factors; then the norm's, in fp32."""
+    product = widths.item * (widths.hidden + 4 * widths.inner)
+    norm = 3 * widths.item * (widths.inner + widths.hidden) + 3 * WIDE_BYTES * widths.hidden
+    return size.tokens * max(product, norm)
+
+
+def _attention(widths: Widths, size: PassSize) -> int:
+    """A band's queries, keys and scores with their gradients; then the norm's."""
+    scores, count = size.scores, widths.heads[0] * widths.heads[1]
+    band = 2 * widths.queries * scores.queries + 2 * widths.keys * scores.keys + 3 * count * scores.largest
+    within = size.tokens * (widths.hidden + 2 * widths.queries + 2 * widths.keys) + band
+    after = 3 * size.tokens * (widths.hidden + widths.queries + widths.keys)
+    norm = 3 * WIDE_BYTES * size.tokens * widths.hidden
+    return max(widths.item * within, widths.item * after + norm)
