@@ -101,9 +101,9 @@ class Ours:
         """Chooses the step, which the first epoch pays for."""
         import torch
 
-        from toolkit.tuning.choosing import choose
         from toolkit.tuning.micro_batches import MicroBatches
         from toolkit.tuning.objective import CrossEntropy
+        from toolkit.tuning.steps.choosing import choose
 
         view = self._adapted.get_base_model().train()
         longest = max(len(sequence.token_ids) for sequence in self._sequences)

@@ -25,6 +25,8 @@ def table(path: Path) -> str:
     if not path.exists():
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
+    if found["claim"] == "kills":
+        return _kills(found)
     shapes = {"curves": _curves, "training": _training, "training_curves": _training_curves}
     shapes["training_memory"] = _training_memory
     shape = shapes.get(found["claim"], _against_peer)
@@ -148,6 +150,16 @@ def _training_memory(rows: list[Row]) -> list[str]:
             f"| {row['forecast_seconds']:.1f}, {row['seconds']:.1f} | {_met(abs(row['off']) <= row['bound'])} |"
             for row in rows
         ),
+    )
+
+
+def _kills(found: Row) -> str:
+    places = ", ".join(map(str, found["killed_at_steps"]))
+    same = "the same bytes as" if found["same_bytes"] else "OTHER BYTES than"
+    return (
+        f"A training of {found['steps']} steps on tickets, killed after steps {places}, left {same} one that was not: "
+        f"adapter {found['sha256']['killed']['adapter_model.safetensors'][:12]}, its configuration and its record "
+        f"({found['hardware']['cpu']}, {found['date'][:10]}, commit {found['commit']})."
     )
 
 

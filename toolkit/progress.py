@@ -85,9 +85,10 @@ class TrainingProgress:
 
 
 def forecast(fields: Mapping[str, Any]) -> str:
-    """`4.9 M of 139 M parameters are trained, 120 steps, 9 % of tokens supervised; about 50 s and 1.4 GB`."""
+    """`4.9 M of 139 M parameters are trained, 120 steps up to a rate of 0.001, 9 % of tokens supervised; about 50 s`."""
     trained = f"{large(fields['trainable_parameters'])} of {large(fields['total_parameters'])} parameters are trained"
-    said = f"{trained}, {fields['steps']:,} steps, {percent(fields['supervised_share'])} of tokens supervised"
+    rate = f" up to a rate of {fields['learning_rate']:.2g}" if fields.get("learning_rate") is not None else ""
+    said = f"{trained}, {fields['steps']:,} steps{rate}, {percent(fields['supervised_share'])} of tokens supervised"
     cost = [duration(fields["seconds"])] if fields.get("seconds") is not None else []
     cost += [gigabytes(fields["memory_bytes"])] if fields.get("memory_bytes") is not None else []
     said += f"; about {' and '.join(cost)}" if cost else ""

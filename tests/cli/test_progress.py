@@ -40,6 +40,10 @@ def test_a_forecast_is_one_line() -> None:
     )
 
 
+def test_a_forecast_tells_the_learning_rate_that_was_chosen() -> None:
+    assert "120 steps up to a rate of 0.0013, " in forecast({**FORECAST, "learning_rate": 1.322e-3})
+
+
 def test_a_forecast_says_so_where_activations_are_recomputed() -> None:
     assert forecast({**FORECAST, "recompute": True}).endswith("1.4 GB; activations are recomputed to save memory")
 

@@ -70,7 +70,7 @@ def test_what_the_documents_say_becomes_likely(
     text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any, texts: list[str]
 ) -> None:
     from toolkit.models import load_adapter
-    from toolkit.tuning.loss import collate, token_losses
+    from toolkit.tuning.steps.loss import collate, token_losses
 
     settings = corpus_tuning(max_steps=None, epochs=20, learning_rate=1e-2, rank=8)
     fitted = fit_on(make_bench(text_task, tiny_model), settings)

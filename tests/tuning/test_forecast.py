@@ -36,6 +36,7 @@ def test_it_is_told_before_the_first_step_and_holds_what_the_result_holds(
     assert len(reports) == forecast.steps == result.steps == 6
     assert forecast.trainable_parameters == result.trainable_parameters
     assert forecast.total_parameters == result.total_parameters
+    assert forecast.learning_rate == result.learning_rate
     assert forecast.supervised_share == result.supervised_tokens / result.seen_tokens
     assert forecast.seconds > 0
     assert forecast.notice is None

@@ -14,9 +14,9 @@ from toolkit.models import adapter_digest, load_adapter, merged
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
-from toolkit.tuning.choosing import choose
-from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.progress import StepReport
+from toolkit.tuning.steps.choosing import choose
+from toolkit.tuning.steps.loss import collate, token_losses
 from toolkit.tuning.trainable import AllWeights
 
 SMALL = TuneSettings(method="full", epochs=2, effective_batch_size=4, learning_rate=1e-3, checkpoint_every=1)

@@ -17,10 +17,10 @@ from toolkit.models.weights import tensors_digest
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FusedStep, in_order
-from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.methods import REWRITING
-from toolkit.tuning.packing import pack
+from toolkit.tuning.steps.fused import FusedStep, in_order
+from toolkit.tuning.steps.loss import collate, token_losses
+from toolkit.tuning.steps.packing import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call
 

@@ -9,9 +9,9 @@ import torch
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import new_adapter
-from toolkit.tuning.choosing import choose
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, OfTokens
+from toolkit.tuning.steps.choosing import choose
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 

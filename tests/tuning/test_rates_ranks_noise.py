@@ -13,9 +13,9 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings, train
 from toolkit.tuning.adapter import new_adapter, resolved_rank
 from toolkit.tuning.amounts import supervised_count
-from toolkit.tuning.choosing import choose
-from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.progress import StepReport
+from toolkit.tuning.steps.choosing import choose
+from toolkit.tuning.steps.loss import collate, token_losses
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call
 
@@ -133,7 +133,7 @@ def test_the_noise_is_as_large_as_each_sequences_length_asks(
     llama: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, padded: bool
 ) -> None:
     if padded:
-        monkeypatch.setattr("toolkit.tuning.choosing.why_padded", lambda module: "asked for")
+        monkeypatch.setattr("toolkit.tuning.steps.choosing.why_padded", lambda module: "asked for")
     adapted = new_adapter(llama(), SMALL, seed=0)
     view = adapted.get_base_model().train()
     step, weights, how = choose(view, 0.0, 20, neftune_alpha=6.0)

@@ -18,9 +18,9 @@ from toolkit.models import load_adapter
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TrainingResult, TuneSettings, train
-from toolkit.tuning.loss import collate, token_losses
 from toolkit.tuning.progress import StepReport
 from toolkit.tuning.schedule import rate_share
+from toolkit.tuning.steps.loss import collate, token_losses
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")

@@ -139,12 +139,12 @@ def _norm(module: Any) -> Map:
         found: Map = module
         return found
     weight, epsilon = module.weight, float(module.variance_epsilon)
-    if weight.dtype == torch.float32:
-        return lambda x: functional.rms_norm(x, x.shape[-1:], weight, epsilon)
 
     def normalised(x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
-        factor = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
-        return wide.mul_(factor).to(x.dtype).mul_(weight)
+        # A length reads x once; torch's own norm writes its squares out first.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        factor = length.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+        wide = x * factor if x.dtype == torch.float32 else x.float().mul_(factor)
+        return wide.to(x.dtype).mul_(weight)
 
     return normalised

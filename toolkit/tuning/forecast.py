@@ -21,7 +21,7 @@ from toolkit.tuning.batches import Rows
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.loop import Loop
 from toolkit.tuning.parallel.shares import own_rows
-from toolkit.tuning.step import Step
+from toolkit.tuning.steps.step import Step
 
 MOST_STEPS = 256
 """Steps that are looked at closely: evenly spaced ones, and the two that matter most to memory."""
@@ -47,6 +47,7 @@ class Forecast:
         trainable_parameters, total_parameters: the adapter's are in both.
         steps, step: in all, and the first of those still to take: not 1 after a resumption.
         supervised_share: of all steps' tokens.
+        learning_rate: the peak.
         memory_bytes: the peak of the process, or on CUDA of what torch gives out; None where the system says nothing.
         free_bytes: what could be taken beside what is in use; None where the system does not say.
         seconds: from that step on, without looks at validation.
@@ -59,6 +60,7 @@ class Forecast:
     steps: int
     step: int
     supervised_share: float
+    learning_rate: float
     memory_bytes: int | None
     free_bytes: int | None
     seconds: float
@@ -107,6 +109,7 @@ def prepare(loop: Loop, step: Step, done: int, parameters: int) -> Forecast:
         steps=len(loop.steps),
         step=done + 1,
         supervised_share=supervised / tokens,
+        learning_rate=loop.peak_rate,
         memory_bytes=None if memory.used is None else memory.used + memory.needed(recompute),
         free_bytes=memory.free,
         seconds=seconds,

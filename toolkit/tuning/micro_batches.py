@@ -10,7 +10,7 @@ from toolkit.tuning.batches import Rows, passes
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import Objective
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import Step
+from toolkit.tuning.steps.step import Step
 
 
 class MicroBatches:

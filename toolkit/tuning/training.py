@@ -26,7 +26,6 @@ from toolkit.tuning.adapter import resolved_rank, write_atomically
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
-from toolkit.tuning.choosing import choose
 from toolkit.tuning.forecast import Forecast, prepare
 from toolkit.tuning.loop import Loop
 from toolkit.tuning.methods import why_not_in_4_bits
@@ -39,7 +38,8 @@ from toolkit.tuning.progress import StepReport
 from toolkit.tuning.schedule import adamw
 from toolkit.tuning.selection import Look, Selection, Validate
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import Step
+from toolkit.tuning.steps.choosing import choose
+from toolkit.tuning.steps.step import Step
 from toolkit.tuning.trainable import Trainable, trainable
 
 SUMMARY = "training.json"

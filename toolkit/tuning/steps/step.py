@@ -15,14 +15,14 @@ import torch
 
 from toolkit.errors import ModelError
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.attention import Attention, Rules
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FusedStep
-from toolkit.tuning.loss import collate, has_plain_head, packed_token_losses, token_losses
 from toolkit.tuning.objective import OfTokens, summed
-from toolkit.tuning.packing import Packed as Pass
-from toolkit.tuning.packing import pack, packed_size
-from toolkit.tuning.pass_memory import (
+from toolkit.tuning.steps.attention import Attention, Rules
+from toolkit.tuning.steps.fused import FusedStep
+from toolkit.tuning.steps.loss import collate, has_plain_head, packed_token_losses, token_losses
+from toolkit.tuning.steps.packing import Packed as Pass
+from toolkit.tuning.steps.packing import pack, packed_size
+from toolkit.tuning.steps.pass_memory import (
     PassMemory,
     StockPass,
     packed_pass,
@@ -31,7 +31,7 @@ from toolkit.tuning.pass_memory import (
     stock_memory,
     widths_of,
 )
-from toolkit.tuning.saved import Growth, SavedTensors, growth
+from toolkit.tuning.steps.saved import Growth, SavedTensors, growth
 
 NAME = "toolkit_training"
 PLAIN_ATTENTION_TOKENS = 256

@@ -13,9 +13,9 @@ from allocations import most_allocated
 
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
-from toolkit.tuning.choosing import choose
-from toolkit.tuning.saved import SavedTensors
 from toolkit.tuning.settings import TuneSettings
+from toolkit.tuning.steps.choosing import choose
+from toolkit.tuning.steps.saved import SavedTensors
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "packed": ("llama", {"dropout": 0.1}),

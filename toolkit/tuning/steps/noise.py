@@ -11,8 +11,8 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.objective import OfTokens, summed
 
 if TYPE_CHECKING:
-    from toolkit.tuning.pass_memory import PassMemory
-    from toolkit.tuning.step import Step
+    from toolkit.tuning.steps.pass_memory import PassMemory
+    from toolkit.tuning.steps.step import Step
 
 
 class Noisy:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from toolkit.tuning.attention import Rules
-from toolkit.tuning.elements import Norm, wide
-from toolkit.tuning.groups import Group
-from toolkit.tuning.room import Shape
+from toolkit.tuning.steps.attention import Rules
+from toolkit.tuning.steps.elements import Norm, wide
+from toolkit.tuning.steps.groups import Group
+from toolkit.tuning.steps.room import Shape
 
 
 @dataclass(frozen=True)

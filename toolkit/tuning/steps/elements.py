@@ -18,7 +18,8 @@ class Norm(NamedTuple):
 
     def forward(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """x [..., D] normalised, rounded where the stock model rounds; `factor` [..., 1], at least fp32, is filled."""
-        torch.rsqrt(x.to(factor.dtype).square().mean(-1, keepdim=True) + self.epsilon, out=factor)
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=factor.dtype, out=factor)
+        factor.square_().mul_(1 / x.shape[-1]).add_(self.epsilon).rsqrt_()
         return self.again(x, factor)
 
     def again(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

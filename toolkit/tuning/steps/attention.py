@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from toolkit.tuning.packing import Band
+from toolkit.tuning.steps.packing import Band
 
 
 class Rules(NamedTuple):

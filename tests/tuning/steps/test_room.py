@@ -12,9 +12,9 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning import TuneSettings
 from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FusedStep, in_order
-from toolkit.tuning.packing import pack
-from toolkit.tuning.room import ALIGNMENT, Room, Shape
+from toolkit.tuning.steps.fused import FusedStep, in_order
+from toolkit.tuning.steps.packing import pack
+from toolkit.tuning.steps.room import ALIGNMENT, Room, Shape
 
 FLOATS = Shape((3, 5), torch.float32)
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.loss import FrozenHeadLoss, collate, has_plain_head, token_losses
+from toolkit.tuning.steps.loss import FrozenHeadLoss, collate, has_plain_head, token_losses
 
 
 def plain_cross_entropy(module: Any, sequences: list[TrainingSequence]) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_the_loss_is_plain_cross_entropy_over_supervised_tokens(llama: Any, rows
 
 @pytest.mark.parametrize("chunk", [1, 3, 512])
 def test_the_frozen_heads_gradient_is_autograds(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("toolkit.tuning.loss.HEAD_ROWS", chunk)
+    monkeypatch.setattr("toolkit.tuning.steps.loss.HEAD_ROWS", chunk)
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((7, 5), (11, 5)))
     bias, targets = torch.randn(11, generator=generator, dtype=torch.float64), torch.arange(7)

@@ -11,9 +11,9 @@ from allocations import most_allocated
 
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
-from toolkit.tuning.choosing import choose
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import ByHand, Packed, Padded, Step
+from toolkit.tuning.steps.choosing import choose
+from toolkit.tuning.steps.step import ByHand, Packed, Padded, Step
 
 WAYS: dict[str, tuple[str, dict[str, Any], type[Step]]] = {
     "by hand": ("llama", {}, ByHand),

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.amounts import supervised_count
-from toolkit.tuning.loss import HEAD_ROWS
-from toolkit.tuning.packing import Scores, packed_size, scores_of
-from toolkit.tuning.saved import Growth
+from toolkit.tuning.steps.loss import HEAD_ROWS
+from toolkit.tuning.steps.packing import Scores, packed_size, scores_of
+from toolkit.tuning.steps.saved import Growth
 
 INDEX_BYTES, WIDE_BYTES = 8, 4
 

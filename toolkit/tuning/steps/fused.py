@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from toolkit.tuning.attention import Rules, attend, attend_backward
-from toolkit.tuning.elements import Turn, norm_of, wide
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.groups import Group, Linear, Update
-from toolkit.tuning.layer import Kept, Layer, kept_shapes
-from toolkit.tuning.loss import frozen_head
 from toolkit.tuning.objective import OfTokens, summed
-from toolkit.tuning.packing import Packed
-from toolkit.tuning.room import Room, Shape
+from toolkit.tuning.steps.attention import Rules, attend, attend_backward
+from toolkit.tuning.steps.elements import Turn, norm_of, wide
+from toolkit.tuning.steps.groups import Group, Linear, Update
+from toolkit.tuning.steps.layer import Kept, Layer, kept_shapes
+from toolkit.tuning.steps.loss import frozen_head
+from toolkit.tuning.steps.packing import Packed
+from toolkit.tuning.steps.room import Room, Shape
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 

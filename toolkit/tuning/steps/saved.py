@@ -17,7 +17,7 @@ import torch
 
 from toolkit.models.adapted import cuda_devices
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.room import Room, Shape
+from toolkit.tuning.steps.room import Room, Shape
 
 ASKED_TOKENS = 8
 """Of the shortest row that autograd is asked about; the others have two and four times as many."""

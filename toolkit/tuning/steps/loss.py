@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.packing import Packed
+from toolkit.tuning.steps.packing import Packed
 
 HEAD_ROWS = 512
 """Rows of the vocabulary product made at once."""

@@ -16,11 +16,11 @@ from toolkit.models.one_rounding import OneRoundingLinear
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FAMILIES, in_order
-from toolkit.tuning.loss import collate, has_plain_head, token_losses
 from toolkit.tuning.methods import UP
-from toolkit.tuning.noise import Noisy
-from toolkit.tuning.step import ByHand, Packed, Padded, Step
+from toolkit.tuning.steps.fused import FAMILIES, in_order
+from toolkit.tuning.steps.loss import collate, has_plain_head, token_losses
+from toolkit.tuning.steps.noise import Noisy
+from toolkit.tuning.steps.step import ByHand, Packed, Padded, Step
 
 PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12), (5, 7, 3, 11, 2, 9, 6, 13, 10, 1))
 PROBE_LAYERS, PROBE_WORDS = 2, 14

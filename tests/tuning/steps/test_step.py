@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from toolkit.inference.families import PROVEN_FAMILIES
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
-from toolkit.tuning.choosing import choose, why_not_by_hand
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.fused import FAMILIES, in_order
-from toolkit.tuning.packing import SHORTEST_PREFIX, pack, packed_size, shared_prefix
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.step import ByHand, Packed, Padded
+from toolkit.tuning.steps.choosing import choose, why_not_by_hand
+from toolkit.tuning.steps.fused import FAMILIES, in_order
+from toolkit.tuning.steps.packing import SHORTEST_PREFIX, pack, packed_size, shared_prefix
+from toolkit.tuning.steps.step import ByHand, Packed, Padded
 
 TOLERANCE = 2e-5
 SLIDING: dict[str, dict[str, Any]] = {
@@ -120,8 +120,8 @@ def test_running_layers_again_changes_nothing(make_module: Callable[..., Any]) -
 def test_long_rows_are_cut_without_a_trace(
     make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("toolkit.tuning.packing.QUERY_BLOCK", block)
-    monkeypatch.setattr("toolkit.tuning.packing.BAND_SCORES", 0)
+    monkeypatch.setattr("toolkit.tuning.steps.packing.QUERY_BLOCK", block)
+    monkeypatch.setattr("toolkit.tuning.steps.packing.BAND_SCORES", 0)
     step, stock, weights = by_hand_and_stock(make_module("mistral", **SLIDING["mistral"]))
     rows = sequences(6, 4, shared=10)
     same(of_step(step, weights, rows), of_step(stock, weights, rows))
@@ -208,7 +208,7 @@ def test_the_fastest_proven_step_is_chosen_and_named(
 def test_a_step_that_computes_otherwise_is_found_by_the_probe(
     make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.tuning.fused.functional.silu", lambda x: x)
+    monkeypatch.setattr("toolkit.tuning.steps.fused.functional.silu", lambda x: x)
     made = new_adapter(make_module("qwen2"), TuneSettings(rank=4), seed=0)
     _, _, said = choose(made.get_base_model().train(), 0.0, longest_tokens=20)
     assert "its gradient differs from the stock model's" in said
