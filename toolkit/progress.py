@@ -85,7 +85,7 @@ class TrainingProgress:
 
 
 def forecast(fields: Mapping[str, Any]) -> str:
-    """`4.9 M of 139 M parameters are trained, 120 steps up to a rate of 0.001, 9 % of tokens supervised; about 50 s`."""
+    """`4.9 M of 139 M parameters are trained, 120 steps up to a rate of 0.001, 9 % supervised; about 50 s`."""
     trained = f"{large(fields['trainable_parameters'])} of {large(fields['total_parameters'])} parameters are trained"
     rate = f" up to a rate of {fields['learning_rate']:.2g}" if fields.get("learning_rate") is not None else ""
     said = f"{trained}, {fields['steps']:,} steps{rate}, {percent(fields['supervised_share'])} of tokens supervised"

@@ -93,7 +93,7 @@ def test_a_decoder_that_computes_otherwise_is_found_by_the_probe(
 ) -> None:
     module = make_module("llama")
     assert LocalModel(module, renderer, "m", "d", 512).path == "packed, by parts"
-    monkeypatch.setattr("toolkit.inference.lean.functional.silu", lambda x, inplace: x)
+    monkeypatch.setattr("toolkit.inference.lean._turned", lambda x, *_: x)
     assert why_plain(module) is None
     assert not is_lean(module)
     assert LocalModel(module, renderer, "m", "d", 512).path == "packed"
