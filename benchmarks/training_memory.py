@@ -92,11 +92,9 @@ def main() -> None:
     arguments = options.parse_args()
     bench = opened(arguments)
     for dtype in bench.dtypes:
-        found = [measured(bench, name, dtype) for name in arguments.only]
-        versions = found[-1]["versions"]
-        for one in found:
-            del one["versions"]
-        save(bench, "training_memory", found, {"ours": {"versions": versions}})
+        for name in arguments.only:
+            found = measured(bench, name, dtype)
+            save(bench, "training_memory", [found], {"ours": {"versions": found.pop("versions")}})
 
 
 if __name__ == "__main__" and not serve(ours=train_once):

@@ -123,6 +123,7 @@ class _Memory:
 
     def __init__(self, loop: Loop, step: Step, passes: Sequence[Rows]) -> None:
         device, trained = loop.module.device, len(loop.weights.vector)
+        self._holes = device.type == "cpu"  # elsewhere torch's own allocator sees to them
         self.used, self.free = used_memory_bytes(device), free_memory_bytes(device)
         if self.free is not None and device.type == "cpu":
             self.free //= loop.processes.count
@@ -140,7 +141,7 @@ class _Memory:
 
     def needed(self, recompute: bool) -> int:
         """Beside what is in use: AdamW's moments, what the largest pass keeps, and the most that passes beside it."""
-        passing = max((one.passing for one in self._passes[recompute]), default=0)
+        passing = max((one.passing + self._holes * one.holes for one in self._passes[recompute]), default=0)
         return self._moments + self.kept(recompute) + max(passing, self._written)
 
     def kept(self, recompute: bool) -> int:

@@ -25,9 +25,9 @@ from toolkit.tuning.steps.packing import pack, packed_size
 from toolkit.tuning.steps.pass_memory import (
     PassMemory,
     StockPass,
+    packed_memory,
     packed_pass,
     padded_pass,
-    passing_bytes,
     stock_memory,
     widths_of,
 )
@@ -84,7 +84,7 @@ class ByHand:
     def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
         size = packed_pass(sequences, share=True)
         kept = self._step.kept_bytes(size.tokens, size.predicting, recompute)
-        return PassMemory(kept, passing_bytes(self._widths, size))
+        return packed_memory(kept, self._widths, size)
 
     def reserve(self, kept_bytes: int) -> None:
         self._step.reserve(kept_bytes)
