@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measure import all_rows
+from machines import all_rows
 
 COLOURS = {"bfloat16": "#0072b2", "float32": "#d55e00"}
 MARKERS = {1: "o", 4: "s", 16: "^"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import importlib.metadata
 import json
 import os
 import platform
@@ -25,16 +24,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from machines import installed, same_machine
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FOREIGN_LIMIT = 0.06
 """Share of the machine's processor time that others may take before a figure is doubtful."""
 PATIENCE_SECONDS = 3600
-PACKAGES = (
-    *("adaptation-toolkit", "torch", "transformers", "lm-eval", "trl", "peft"),
-    *("tokenizers", "datasets", "accelerate", "numpy"),
-)
 
 Work = Mapping[str, Any]
 Result = dict[str, Any]
@@ -205,17 +202,6 @@ def serve(**sides: Callable[[Work], Result]) -> bool:
     return True
 
 
-def installed() -> dict[str, str]:
-    """Versions of the packages that matter, in this process."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -288,19 +274,6 @@ def save(bench: Bench, claim: str, rows: Sequence[Result], sides: Mapping[str, R
     bench.results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"wrote {path}")
-
-
-def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether figures may stand in one table: processor, its bf16, cores and GPUs are the same."""
-    return all(one[key] == other[key] for key in ("cpu", "cpu_bf16_flags", "cores", "gpus"))
-
-
-def all_rows(path: Path) -> list[Result]:
-    """A claim's rows, each work once: of the first machine that has it."""
-    found: dict[str, Result] = {}
-    for machine in json.loads(path.read_text(encoding="utf-8"))["machines"]:
-        found = {one["work"]: one for one in machine["rows"]} | found
-    return list(found.values())
 
 
 def stamp() -> dict[str, str]:

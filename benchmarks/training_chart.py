@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from curves_chart import INK, RULE
-from measure import all_rows
+from machines import all_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"ours": "#0072b2", "peer": "#d55e00"}

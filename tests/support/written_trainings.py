@@ -31,7 +31,7 @@ def write_training(
     root: Path, strategy: str, losses: list[float], seed: int = 0, learn: str = "answers", place: int = 1, **fields
 ) -> Path:
     """Writes a finished training, some of its fields as given."""
-    settings = TuneSettings(**fields.pop("settings", {}))
+    settings = TuneSettings(**{"effective_batch_size": 8, **fields.pop("settings", {})})
     record = {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
