@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from toolkit.errors import ModelError
 from toolkit.tuning import Forecast, TuneSettings, train
@@ -38,6 +39,7 @@ def test_it_is_told_before_the_first_step_and_holds_what_the_result_holds(
     assert forecast.total_parameters == result.total_parameters
     assert forecast.learning_rate == result.learning_rate
     assert forecast.supervised_share == result.supervised_tokens / result.seen_tokens
+    assert forecast.seconds is not None
     assert forecast.seconds > 0
     assert forecast.notice is None
 
@@ -106,6 +108,20 @@ def test_a_training_that_goes_on_tells_of_what_is_left(llama: Any, rows: Any, tm
     first, second = told
     assert (first.step, second.step) == (1, 3)
     assert first.steps == second.steps == 6
+
+
+def test_a_probe_that_does_not_fit_promises_no_time(
+    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> float:
+        raise torch.OutOfMemoryError
+
+    whole, expected = forecast_of(llama(), rows(4), tmp_path / "whole")
+    monkeypatch.setattr("toolkit.tuning.forecast._timed", full)
+    forecast, found = forecast_of(llama(), rows(4), tmp_path / "full")
+    assert whole.seconds is not None
+    assert forecast.seconds is None
+    assert found == expected
 
 
 def test_it_leaves_no_trace_in_the_record(llama: Any, rows: Any, tmp_path: Path) -> None:

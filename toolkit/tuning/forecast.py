@@ -50,7 +50,7 @@ class Forecast:
         learning_rate: the peak.
         memory_bytes: the peak of the process, or on CUDA of what torch gives out; None where the system says nothing.
         free_bytes: what could be taken beside what is in use; None where the system does not say.
-        seconds: from that step on, without looks at validation.
+        seconds: from that step on, without looks at validation; None where not even the probe fits into memory.
         recompute: whether passes keep only what enters each layer.
         short: whether the memory is not expected to suffice.
     """
@@ -63,7 +63,7 @@ class Forecast:
     learning_rate: float
     memory_bytes: int | None
     free_bytes: int | None
-    seconds: float
+    seconds: float | None
     recompute: bool
     short: bool
 
@@ -93,7 +93,7 @@ def prepare(loop: Loop, step: Step, done: int, parameters: int) -> Forecast:
     passes = _passes(loop, near)
     memory = _Memory(loop, step, [*passes, *_passes(loop, _largest(loop, left))])
     recompute = memory.recompute
-    seconds = 0.0
+    seconds: float | None = 0.0
     if passes:
         if recompute:
             step.recompute()
@@ -170,11 +170,14 @@ def _passes(loop: Loop, steps: Iterable[int]) -> list[Rows]:
     return [rows for some in own for rows in loop.micro_batches.cut(some)]
 
 
-def _seconds(loop: Loop, step: Step, passes: Sequence[Rows], left: int, times: float) -> float:
+def _seconds(loop: Loop, step: Step, passes: Sequence[Rows], left: int, times: float) -> float | None:
     """For the steps that are left, so many times these passes."""
     read, work = loop.objective.sequences, _work(loop.module)
     probe = _probe(read(passes[0]))
-    pace = _timed(loop.module, loop.weights, lambda: step(probe, 0.0)) / work(step, probe)
+    try:
+        pace = _timed(loop.module, loop.weights, lambda: step(probe, 0.0)) / work(step, probe)
+    except torch.OutOfMemoryError:  # the passes of the training are halved then, or say so themselves
+        return None
     clock = time.perf_counter()
     loop.weights.vector.norm().item()
     optimising = _OPTIMISER_PASSES * (time.perf_counter() - clock)
