@@ -27,8 +27,12 @@ def table(path: Path) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     if found["claim"] == "kills":
         return _kills(found)
-    shapes = {"curves": _curves, "training": _training, "training_curves": _training_curves}
-    shapes["training_memory"] = _training_memory
+    shapes = {
+        "curves": _curves,
+        "training": _training,
+        "training_curves": _training_curves,
+        "training_memory": _training_memory,
+    }
     shape = shapes.get(found["claim"], _against_peer)
     blocks = ["\n".join([*shape(one["rows"]), "", _conditions(found["model"], one)]) for one in found["machines"]]
     return "\n\n".join([*blocks, *_said(found), *PICTURES.get(found["claim"], ())])

@@ -189,17 +189,7 @@ def _train(
         watch.on_forecast(ahead)
     loop.run(losses)
     check_same_weights(processes, weights.vector)
-    result: dict[str, Any] = {
-        **_amounts(steps[: len(losses)], objective),
-        "losses": tuple(losses),
-        "looks": tuple(selection.looks),
-        "kept_step": len(losses) if selection.best is None else selection.best,
-        "learning_rate": peak_rate,
-        "trainable_parameters": len(weights.vector),
-        "total_parameters": everything,
-        "rank": rank,
-        "notices": settings.notices(preferences),
-    }
+    result = {**_result(loop, losses, everything), "rank": rank, "notices": settings.notices(preferences)}
     if processes.is_main:
         several = {"processes": processes.count} if processes.count > 1 else {}
         facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
@@ -208,6 +198,20 @@ def _train(
         selection.remove()
         checkpoint.remove(folder)
     return {**result, "how": how}
+
+
+def _result(loop: Loop, losses: Sequence[float], parameters: int) -> dict[str, Any]:
+    """What a finished loop says, for the record; `parameters` are those of the base and of what is trained."""
+    selection = loop.selection
+    return {
+        **_amounts(loop.steps[: len(losses)], loop.objective),
+        "losses": tuple(losses),
+        "looks": tuple(selection.looks),
+        "kept_step": len(losses) if selection.best is None else selection.best,
+        "learning_rate": loop.peak_rate,
+        "trainable_parameters": len(loop.weights.vector),
+        "total_parameters": parameters,
+    }
 
 
 def _trainable(

@@ -124,15 +124,37 @@ def padded_pass(sequences: Sequence[TrainingSequence], scores: bool) -> PassSize
     return PassSize(tokens, sum(map(supervised_count, sequences)), Scores(tokens, tokens, once, width**2))
 
 
-def stock_memory(module: Any, widths: Widths, growth: Growth, made: StockPass, recompute: bool) -> PassMemory:
+class StockWeights(NamedTuple):
+    """What of a model's weights decides what autograd passes: bytes as large as they are, and the holes' share."""
+
+    passing: int
+    holes: float
+
+
+def stock_weights(module: Any) -> StockWeights:
+    """Asked once, as it walks the whole model.
+
+    Gradients of what is trained, until they are collected, and two on their way. DoRA makes each layer's weight anew to
+    measure it, in fp32, and its gradient.
+    """
+    trained = [one for one in module.parameters() if one.requires_grad]
+    passing = sum(one.numel() * one.dtype.itemsize for one in trained if one.dtype.itemsize < WIDE_BYTES)
+    passing += 2 * max(one.numel() * one.dtype.itemsize for one in trained)
+    if not any("lora_magnitude" in name for name, _ in module.named_parameters()):
+        return StockWeights(passing, HOLES_OF_KEPT)
+    weights = [part.base_layer.weight for part in module.modules() if hasattr(part, "base_layer")]
+    passing += DORA_COPIES * WIDE_BYTES * max(one.numel() for one in weights)
+    return StockWeights(passing, HOLES_OF_KEPT_BY_DORA)
+
+
+def stock_memory(weights: StockWeights, widths: Widths, growth: Growth, made: StockPass, recompute: bool) -> PassMemory:
     """Of a pass through autograd, which passes what the step by hand does, as far as layers are alike."""
     size = made.size
     kept, passing = growth.bytes(made.rows, size.predicting), passing_bytes(widths, size)
-    passing += _weights_passing(module)
+    passing += weights.passing
     passing += made.logits * widths.words * (2 * widths.item + 2 * WIDE_BYTES)
     if not recompute:
-        share = HOLES_OF_KEPT_BY_DORA if _is_dora(module) else HOLES_OF_KEPT
-        return PassMemory(kept, passing, int(HOLES_OF_PASSING * passing + share * kept))
+        return PassMemory(kept, passing, int(HOLES_OF_PASSING * passing + weights.holes * kept))
     entering = widths.layers * size.tokens * widths.hidden * widths.item
     outside = growth.bytes([], size.predicting)
     passing += int(HEAP_SLACK * (kept - outside)) // widths.layers
@@ -143,25 +165,6 @@ def packed_memory(kept: int, widths: Widths, size: PassSize) -> PassMemory:
     """Of a pass by hand, which knows what it keeps."""
     passing = passing_bytes(widths, size)
     return PassMemory(kept, passing, int(HOLES_OF_PASSING * passing))
-
-
-def _is_dora(module: Any) -> bool:
-    return any("lora_magnitude" in name for name, _ in module.named_parameters())
-
-
-def _weights_passing(module: Any) -> int:
-    """Of tensors as large as weights: gradients of what is trained, until they are collected, and two on their way.
-
-    DoRA makes each layer's weight anew to measure it, in fp32, and its gradient.
-    """
-    trained = [one for one in module.parameters() if one.requires_grad]
-    collected = sum(one.numel() * one.dtype.itemsize for one in trained if one.dtype.itemsize < WIDE_BYTES)
-    on_their_way = 2 * max(one.numel() * one.dtype.itemsize for one in trained)
-    measured = 0
-    if _is_dora(module):
-        weights = [part.base_layer.weight for part in module.modules() if hasattr(part, "base_layer")]
-        measured = DORA_COPIES * WIDE_BYTES * max(one.numel() for one in weights)
-    return int(collected + on_their_way + measured)
 
 
 def passing_bytes(widths: Widths, size: PassSize) -> int:

@@ -29,6 +29,7 @@ from toolkit.tuning.steps.pass_memory import (
     packed_pass,
     padded_pass,
     stock_memory,
+    stock_weights,
     widths_of,
 )
 from toolkit.tuning.steps.saved import Growth, SavedTensors, growth
@@ -104,6 +105,7 @@ class _StockModel(ABC):
     def __init__(self, module: Any) -> None:
         self._module, self._plain_head = module, has_plain_head(module)
         self._saved, self._widths, self._recomputes = SavedTensors(module), widths_of(module), False
+        self._weights = stock_weights(module)
 
     @abstractmethod
     def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
@@ -127,7 +129,7 @@ class _StockModel(ABC):
             return self._losses(sequences)
 
     def memory(self, sequences: Sequence[TrainingSequence], recompute: bool) -> PassMemory:
-        return stock_memory(self._module, self._widths, self._growth, self._size(sequences), recompute)
+        return stock_memory(self._weights, self._widths, self._growth, self._size(sequences), recompute)
 
     def reserve(self, kept_bytes: int) -> None:
         if not self._recomputes and self._module.device.type == "cpu":
