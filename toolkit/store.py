@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ SEAL = "sealed.json"
 
 BUILDING = ".building-"
 ABANDONED_SECONDS = 24 * 3600
+MOVES = 20
+"""Tries to move a folder into place: it is taken by what is not whole only while others replace it too."""
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -72,12 +75,8 @@ class Store:
             _seal(work)
             work.chmod(0o755)  # mkdtemp makes folders that nobody else may read
             if folder.exists() and not (self.read and is_sealed(folder)):
-                shutil.rmtree(folder, ignore_errors=True)
-            try:
-                os.replace(work, folder)
-            except OSError:
-                if not is_sealed(folder):
-                    raise
+                _clear(folder)
+            _move(work, folder)
         except OSError as error:
             raise RunError(f"the store at {self.root} cannot be written: {error}") from error
         finally:
@@ -111,6 +110,28 @@ class Store:
 
     def _place(self, key: str) -> Path:
         return self.root / key[:2] / key
+
+
+def _move(work: Path, folder: Path) -> None:
+    """Moves a built folder into place, unless a process that was faster has put a whole one there."""
+    for attempt in range(1, MOVES + 1):
+        try:
+            os.replace(work, folder)
+            return
+        except OSError:
+            if is_sealed(folder):
+                return
+            if attempt == MOVES:
+                raise
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Frees a place. The folder leaves it whole, so nobody takes what is half removed for what was built."""
+    aside = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+    with suppress(FileNotFoundError):  # another process has freed it
+        os.replace(folder, aside / folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:

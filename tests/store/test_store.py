@@ -108,6 +108,24 @@ def test_a_slower_builder_keeps_what_the_faster_one_built(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / KEY[:2]).iterdir()] == [KEY]
 
 
+def test_what_another_process_is_removing_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.replace, []
+
+    def overtaken(source: str, target: str) -> None:
+        if not calls:
+            Path(target).mkdir()
+            build("half removed")(Path(target))
+        calls.append(source)
+        real(source, target)
+
+    monkeypatch.setattr("toolkit.store.os.replace", overtaken)
+    assert read(Store(tmp_path).put(KEY, build("whole"))) == "whole"
+    assert [path.name for path in (tmp_path / KEY[:2]).iterdir()] == [KEY]
+    assert Store(tmp_path).get(KEY) is not None
+
+
 def race(root: str, fresh: bool, number: int, gate, results) -> None:
     store = Store(Path(root), read=not fresh)
 
