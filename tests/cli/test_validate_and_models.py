@@ -131,6 +131,22 @@ def test_an_unreadable_corpus_file_is_an_error(command: Command, task: Path) -> 
     assert "leave.txt:1: not UTF-8" in result.stdout
 
 
+def test_a_corpus_may_be_one_file(command: Command, task: Path) -> None:
+    (task.parent / "passages.jsonl").write_text(json.dumps({"id": "gate", "text": "the gate is north"}) + "\n")
+    for split, questions in ROWS.items():
+        rows = [json.dumps({"asked": question, "answer": "north"}) + "\n" for question in questions]
+        (task.parent / f"{split}.jsonl").write_text("".join(rows))
+    inline = (
+        "{name: small, kind: text, metrics: [token_f1], corpus: passages.jsonl, "
+        "columns: {inputs: {question: asked}, target: answer}, "
+        "data: {files: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}}}"
+    )
+    path = recipe(task)
+    path.write_text(path.read_text().replace(f"task: {task}", f"task: {inline}"))
+    result = command("validate", str(path))
+    assert result.exit_code == 0, result.output
+
+
 def test_a_task_takes_no_overrides(command: Command, task: Path) -> None:
     assert "takes no overrides" in command("validate", str(task), "limit=3").stderr
 

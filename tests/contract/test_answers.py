@@ -157,3 +157,10 @@ def test_the_scripted_model_stands_behind_the_same_protocol(renderer: Renderer) 
     assert hosted.digest != ScriptedModel(lambda prompt: "x", name="other").digest
     with pytest.raises(ModelError, match="cannot carry adapted weights"):
         hosted.adapted(Weights(None, ""))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ['{"name": "\\ud83d"}', '["\\udc00"]', 'so: {"\\ud83d": 1}'])
+def test_half_a_surrogate_pair_is_no_answer(text: str) -> None:
+    """JSON may spell one, but no file can hold it: the run could never write it down."""
+    assert JsonContract().read(text) is UNPARSABLE
+    assert JsonContract().read('{"name": "\\ud83d\\ude00"}') == {"name": "\U0001f600"}

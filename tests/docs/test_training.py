@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +56,9 @@ def test_the_training_from_a_file_runs(
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").write_text("A text.\n" * 9, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(block, {"renderer": renderer, "model": make_module("llama"), "folder": tmp_path / "texts"})
+    exec(
+        block,
+        {"renderer": renderer, "model": SimpleNamespace(module=make_module("llama")), "folder": tmp_path / "texts"},
+    )
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert len(SequenceFile("corpus.sequences", verify=True)) == 1

@@ -19,7 +19,7 @@ def test_packed_scores_and_answers_are_the_plain_ones(
 ) -> None:
     loaded = four_bits(make_module(family))
     packed, plain = LocalModel.of(loaded), LocalModel.of(loaded)
-    assert packed.path == "packed"
+    assert packed.path.startswith("packed")
     plain.why_plain = "asked for"
     choices = [((5, 6, 2), (5, 2), (9, 2))] * len(prompts)
     for one, other in zip(packed.score(prompts, choices), plain.score(prompts, choices), strict=True):

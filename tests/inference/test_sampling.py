@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,10 +82,12 @@ def test_sampling_that_cannot_be_done_is_refused(settings: dict[str, Any], expec
         Sampling(**settings)
 
 
+@pytest.mark.parametrize("longer", [False, True], ids=["of one length", "a long one beside short ones"])
 def test_samples_beyond_the_memory_for_keys_are_drawn_in_turns(
-    tiny_model: LocalModel, renderer: Renderer, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    tiny_model: LocalModel, renderer: Renderer, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, longer: bool
 ) -> None:
     many = Sampling(4, temperature=1.0, samples=9)
+    prompts = [replace(prompts[0], token_ids=(prompts[0].token_ids or ())[-8:]), prompts[1]] if longer else prompts
     together = tiny_model.generate(prompts[:2], many)
     small = LocalModel(tiny_model.module, renderer, "small", "digest", 512, batch_tokens=SMALLEST_PASS)
     made: list[int] = []
@@ -97,13 +100,26 @@ def test_samples_beyond_the_memory_for_keys_are_drawn_in_turns(
     assert [[more.token_ids for more in one.alternatives] for one in apart] == [
         [more.token_ids for more in one.alternatives] for one in together
     ]
-    assert max(made) <= KEPT_PASSES * SMALLEST_PASS < 9 * len(prompts[0].token_ids or ())
+    assert max(made) <= KEPT_PASSES * SMALLEST_PASS < 9 * len(prompts[1].token_ids or ())
 
 
 def test_confidence_is_by_the_model_and_not_by_the_temperature() -> None:
     row = Row()
     Picker(Sampling(temperature=0.01), frozenset(), letters).pick(torch.tensor([[0.6, 0.4]]).log(), [row])
     assert row.confidence == pytest.approx(0.6)
+
+
+def test_a_text_that_ends_an_answer_adds_no_token_to_its_confidence() -> None:
+    row, picker = Row(), Picker(Sampling(stop=("b",)), frozenset({2}), letters)
+    for chances in ([0.5, 0.4, 0.1], [0.1, 0.5, 0.4]):
+        picker.pick(torch.tensor([chances]).log(), [row])
+    assert (row.done, row.token_ids) == (True, [0, 1])
+    assert row.confidence == pytest.approx(0.5)
+    row = Row()
+    for chances in ([0.5, 0.4, 0.1], [0.1, 0.4, 0.5]):
+        picker.pick(torch.tensor([chances]).log(), [row])
+    assert (row.done, row.token_ids) == (True, [0])
+    assert row.confidence == pytest.approx(0.5)
 
 
 def test_a_draw_depends_on_seed_prompt_and_number_only(tiny_model: LocalModel, prompts: list[Prompt]) -> None:

@@ -135,6 +135,7 @@ def test_the_weights_of_a_served_model_cannot_be_fetched(tmp_path: Path) -> None
         ({"more": "key_env: sk-secret-1"}, "must name an environment variable"),
         ({"more": "key_env: gsk_secret1"}, "must name an environment variable"),
         ({"url": "http://models.example/v1", "more": "key_env: MY_KEY"}, "a key would be sent in clear"),
+        ({"url": "HTTP://models.example/v1", "more": "key_env: MY_KEY"}, "a key would be sent in clear"),
         ({"url": "http://localhost:80O0/v1"}, "names a port that is no number"),
         ({"more": "key: sk-secret"}, "source.endpoint.key: unknown key .did you mean 'key_env'"),
         ({"more": "fallback: [small]"}, "repeats a model"),

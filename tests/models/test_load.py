@@ -90,6 +90,23 @@ def test_a_missing_tokenizer_is_named(model_folder: Path) -> None:
         load_pretrained(model_folder)
 
 
+def test_a_model_that_no_file_says_the_context_of_has_none(tmp_path: Path, model_folder: Path) -> None:
+    from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
+
+    from toolkit.inference import LocalModel
+
+    folder = tmp_path / "bloom"
+    BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(folder)
+    loaded = load_pretrained(folder, "float32", "cpu")
+    assert loaded.context_length is None
+    model = LocalModel.of(loaded)
+    assert model.path.startswith("plain")
+    assert model.context_tokens is None
+
+
 @pytest.mark.end_to_end
 def test_the_starter_model_speaks_and_the_starter_encoder_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import SentenceTransformer

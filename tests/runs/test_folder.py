@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from toolkit.errors import DataError, OverLengthError, RunError
 from toolkit.json_lines import append_line, read_lines
 from toolkit.recipe import load_recipe
 from toolkit.rendering import Draft, Template
+from toolkit.runs.export import tuned_weights
 from toolkit.runs.reopen import FinishedRun, load_model, reopen
 from toolkit.runs.run import RunResult, run
 from toolkit.strategies.system import Conditions, System
@@ -283,6 +285,60 @@ def test_a_moved_run_folder_is_opened(finished: RunResult, tmp_path: Path) -> No
     moved = reopen(Path(shutil.copytree(finished.folder, tmp_path / "moved")))
     assert isinstance(moved.system("lora"), System)
     assert moved.system("lora").tuned
+
+
+def test_results_of_other_data_do_not_stand_beside_what_is_fitted_anew(
+    start: Start, world: Any, all_strategies: Any, tmp_path: Path
+) -> None:
+    """The recipe is the same, its data are not, and the second run is interrupted: the first one's scores are gone."""
+    data = Path(shutil.copytree(world.text_task, tmp_path / "data"))
+    strategies = {name: all_strategies[name] for name in ("zero_shot", "lora")}
+    folder = start(strategies, task=str(data)).folder
+    finished = reopen(folder)
+    rows = (data / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(rows[::-1]), encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"the task of 'store-room' is no longer that of the run in .*run the recipe again"
+    ):
+        reopen(folder)
+    for name in ("comparison.json", "report.html"):
+        assert (folder / name).is_file()
+
+    def interrupt(name: str, fields: Any) -> None:
+        if name == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(strategies, task=str(data), listener=interrupt)
+    left = {path.name for path in folder.iterdir()}
+    assert not left & {"comparison.json", "ledger.json", "scores.parquet", "usage.parquet", "report.html", "report.md"}
+    with pytest.raises(RunError, match="is not finished"):
+        tuned_weights(folder, "lora")
+    start(strategies, task=str(data))
+    assert reopen(folder).show(finished.prepared.task.test[0].id)
+    test = (data / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / "test.jsonl").write_text("".join(test[1:]), encoding="utf-8")
+    with pytest.raises(RunError, match="the test split of"):
+        reopen(folder).show(finished.prepared.task.test[0].id)
+
+
+def test_a_run_is_not_opened_on_other_weights(start: Start, world: Any, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(world.model, tmp_path / "model"))
+    folder = start({"zero_shot": []}, model=str(model)).folder
+    tensors = load_file(model / "model.safetensors")
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        RunError, match=r"the model 'model' is no longer that of the run in .* \(\w{12} and not \w{12}\)"
+    ):
+        reopen(folder)
+
+
+def test_the_peak_memory_is_that_of_every_process_that_worked_on_a_run(start: Start) -> None:
+    folder = start({"zero_shot": []}).folder
+    append_line(folder / "timings.jsonl", {"stage": "train", "seconds": 1.0, "peak_memory_bytes": 1 << 50})
+    assert start({"zero_shot": []}).ledger["peak_memory_bytes"] == 1 << 50
+    assert start({"zero_shot": []}, fresh=True).ledger["peak_memory_bytes"] < 1 << 50
 
 
 # ---------------------------------------------------------------------------------------------- seeds and limits

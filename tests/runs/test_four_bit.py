@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from toolkit.errors import FairnessError, RecipeError
+from toolkit.models import load_adapter, load_pretrained
+from toolkit.models.four_bit import in_float32, is_quantised
+from toolkit.models.weights import shared_copy
+from toolkit.report.card_code import loading_code
 from toolkit.runs import after
+from toolkit.runs.export import tuned_weights, write_merged
 from toolkit.runs.reopen import reopen
 from toolkit.strategies.adapter import Adapter, FitContext, Part
 from toolkit.strategies.strategy import installed_adapters
@@ -44,7 +49,8 @@ def test_every_strategy_answers_from_the_weights_in_4_bits_and_the_run_says_so(
     assert {facts["factors"]["dtype"] for facts in manifest["strategies"].values()} == {dtype}
     (model,) = manifest["models"].values()
     assert model["digest"].endswith("/nf4")
-    assert (model["dtype"], model["path"]) == (dtype, "packed")
+    assert model["dtype"] == dtype
+    assert model["path"].startswith("packed")
     merge = result.comparison["strategies"]["lora"]["merge"]
     assert (merge["examples"], merge["dequantised"]) == (8, True)
     assert any("adapter into the weights, dequantised, would change" in note for note in result.comparison["notes"])
@@ -122,3 +128,27 @@ def test_a_merge_of_whole_weights_is_told_as_before(start: Start) -> None:
     result = start(TWO, timing=NO_TIMING)
     assert result.comparison["strategies"]["lora"]["merge"]["dequantised"] is False
     assert any("adapter into the weights would change" in note for note in result.comparison["notes"])
+
+
+@pytest.mark.usefixtures("library")
+def test_what_was_tuned_in_4_bits_is_handed_over(start: Start, world: Any, tmp_path: Path) -> None:
+    import torch
+
+    tune = {**TUNE, "max_steps": 8, "learning_rate": 0.05}
+    folder = start({"zero_shot": [], "lora": [{"tune": tune}]}, dtype="nf4", timing=NO_TIMING).folder
+    tuned = tuned_weights(folder, "lora")
+    (tmp_path / "whole").mkdir()
+    write_merged(tuned, tmp_path / "whole", "float32")
+    base = in_float32(shared_copy(load_pretrained(world.model, "nf4", "cpu").module))
+    whole = load_pretrained(tmp_path / "whole", "float32", "cpu").module
+    assert not is_quantised(whole)
+    ids = torch.arange(24).reshape(2, 12)
+    with torch.inference_mode():
+        wanted = load_adapter(base, tuned.weights)(input_ids=ids).logits
+        torch.testing.assert_close(whole(input_ids=ids).logits, wanted, rtol=0, atol=1e-4)
+        assert not torch.allclose(base(input_ids=ids).logits, wanted, rtol=0, atol=1e-3)
+    code = loading_code(tuned.base, merged=False, asked=None)
+    line = next(line for line in code.splitlines() if "AutoModelForCausalLM.from_pretrained" in line)
+    assert 'dtype="nf4"' not in line
+    assert "quantization_config=in_4_bits" in line
+    compile(code, "card", "exec")

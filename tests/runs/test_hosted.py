@@ -54,14 +54,14 @@ def no_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waiting takes no time; what stands in the list is added to the time of day."""
+    """Waiting before a repetition takes next to no time; what stands in the list is added to the time of day."""
     added: list[float] = [0.0]
 
     def wall() -> float:
         return 1_800_000_000.0 + added[0]
 
     def wait(seconds: float, stop: threading.Event) -> None:
-        """Not at all."""
+        stop.wait(min(seconds, 0.01))
 
     monkeypatch.setattr("toolkit.inference.remote.model.Clock", lambda: Clock(wall=wall, wait=wait))
     return added
@@ -70,7 +70,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def server(later: list[float]) -> Iterator[FaultyServer]:
     running = FaultyServer(colour)
-    running.slow_seconds = 1.25 * PATIENCE
+    running.slow_seconds, running.retry_after = 1.25 * PATIENCE, "1"
     yield running
     running.close()
 

@@ -124,3 +124,14 @@ def test_impossible_plans_are_refused(arguments: dict) -> None:
 def test_a_standard_error_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="standard_error"):
         resolvable_from_error(0.0)
+
+
+@pytest.mark.parametrize(("clusters", "resolves"), [(2, False), (5, False), (6, True), (40, True)])
+def test_what_no_sign_flip_can_show_is_not_resolved(clusters: int, resolves: bool) -> None:
+    """That all clusters agree has a p-value of 2^(1 - G), however many examples they hold."""
+    generator = np.random.default_rng(0)
+    for differences in (generator.normal(0.3, 0.1, size=200), generator.choice([0.0, 1.0], size=200)):
+        labels = [str(place % clusters) for place in range(200)]
+        found = resolvable_difference(differences, labels)
+        assert math.isfinite(found) is resolves
+        assert (paired_difference(differences, np.zeros(200), labels).p_value < 0.05) is resolves

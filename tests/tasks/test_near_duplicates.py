@@ -76,7 +76,7 @@ def test_three_thousand_rows_take_seconds():
     opening = "i would like to know why "
     texts = [opening + " ".join(generator.choices(words, k=12)) for _ in range(3000)]
     texts[2999] = f"{texts[0]} today"
-    started = time.perf_counter()
+    started = time.process_time()
     index = NearDuplicates(texts)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert index.shapes[0] in dict(index.near[index.shapes[2999]])

@@ -70,6 +70,9 @@ class Narrow:
             raise torch.OutOfMemoryError
         return loss
 
+    def give_back(self) -> None:
+        self.given_back = True
+
 
 @pytest.mark.parametrize("changed", [{}, {"micro_batch_size": 8}])
 def test_out_of_memory_halves_the_passes_and_keeps_the_step(llama: Any, rows: Any, changed: dict[str, Any]) -> None:
@@ -81,7 +84,33 @@ def test_out_of_memory_halves_the_passes_and_keeps_the_step(llama: Any, rows: An
     assert narrow.accumulate(everything) == pytest.approx(loss, abs=1e-6)
     torch.testing.assert_close(weights.gradient, wanted.gradient, rtol=0, atol=1e-6)
     assert narrow.halvings >= 2
+    assert narrow._step.given_back
     assert max(map(len, narrow.cut(everything))) <= 2
     narrow._step = Narrow(narrow._step, weights, most_rows=0)
     with pytest.raises(torch.OutOfMemoryError):
         narrow.accumulate(everything)
+
+
+class Short(Narrow):
+    """A step that runs out of memory on passes of more than so many tokens."""
+
+    def __call__(self, sequences: list[TrainingSequence], share: float, of_tokens: OfTokens) -> torch.Tensor:
+        if self.tokens(sequences) > self._most:
+            raise torch.OutOfMemoryError
+        return self._step(sequences, share, of_tokens)
+
+    def give_back(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_row_that_does_not_fit_by_itself_ends_the_halving(llama: Any, rows: Any) -> None:
+    """Its tokens never become fewer, and rows beside it, which still fit together, must not hide that."""
+    sequences = [*rows(1, shortest=60, longest=60), *rows(6, shortest=14, longest=14)]
+    narrow, weights = accumulating(llama(), sequences, {"micro_batch_tokens": 400})
+    narrow._step = Short(narrow._step, weights, 50)
+    with pytest.raises(torch.OutOfMemoryError):
+        narrow.accumulate(tuple(range(7)))
+    assert narrow.halvings < 10
+    narrow._step._most = 60
+    narrow.accumulate(tuple(range(7)))
+    assert max(map(narrow._tokens, narrow.cut(tuple(range(7))))) == 60

@@ -52,7 +52,7 @@ def run(
     \b
     Examples:
       toolkit run quickstart
-      toolkit run recipes/handbook.yaml seeds=[0,1,2] --out runs/three-seeds
+      toolkit run recipes/handbook.yaml "seeds=[0,1,2]" --out runs/three-seeds
       toolkit run my-recipe.yaml strategies.rag.retrieve.top_k=5 model=smollm2-135m-instruct
       toolkit run my-recipe.yaml --limit 8
       toolkit run my-recipe.yaml --track tensorboard

@@ -171,13 +171,13 @@ def _examined(
     task: Task, sources: Mapping[str, str], renderer: Renderer | None, problems: list[str], remarks: list[str]
 ) -> Checked:
     """The doctor's findings, with those of reading the corpus."""
-    from toolkit.retrieval import read_folder
+    from toolkit.retrieval import read_corpus
     from toolkit.tasks.doctor import examine
 
     documents = None
     if task.corpus is not None:
         try:
-            documents = [(document.id, document.text) for document in read_folder(task.corpus)]
+            documents = [(document.id, document.text) for document in read_corpus(task.corpus)]
         except DataError as error:
             problems.append(str(error))
     return Checked(task, examine(task, sources, documents, renderer), problems, remarks)

@@ -120,7 +120,7 @@ def slice_scores(rows: Sequence[ScoreRow], candidate: Candidate, metric: Metric)
 
 
 def _judged(plan: Plan, found: Measured, p_holm: float, alpha: float, smoke: bool) -> Result:
-    evidence = Evidence(found.difference, found.interval, found.equivalence, p_holm, found.resolvable)
+    evidence = Evidence(found.difference, found.interval, found.equivalence, p_holm, found.resolvable, found.clusters)
     word = decide(evidence, alpha, plan.margin, smoke)
     wins, losses, ties = found.counts if found.counts is not None else (None, None, None)
     return Result(

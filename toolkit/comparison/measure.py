@@ -12,6 +12,7 @@ from toolkit.evaluation import MetricArrays, ScoreRow, arrays
 from toolkit.evaluation.metric import Metric
 from toolkit.statistics import (
     Statistic,
+    can_resolve,
     paired_cluster_bootstrap,
     paired_difference,
     paired_randomisation,
@@ -116,7 +117,9 @@ def _aggregate_contrast(
         interval=(wide.interval.low, wide.interval.high),
         equivalence=(narrow.interval.low, narrow.interval.high),
         p_value=paired_randomisation(*args, seed=BOOTSTRAP_SEED),
-        resolvable=resolvable_from_error(error, alpha=alpha) if error else math.inf,
+        resolvable=resolvable_from_error(error, alpha=alpha)
+        if error and can_resolve(wide.clusters, alpha)
+        else math.inf,
         n=wide.n,
         clusters=wide.clusters,
         counts=None,

@@ -13,7 +13,8 @@ Word = Literal["BETTER", "WORSE", "EQUIVALENT", "UNRESOLVED", "SMOKE"]
 class Evidence:
     """A contrast a - b as measured: differences and bounds in the metric's unit.
 
-    `interval` is the 95 % one, `equivalence` the 90 % one (two one-sided 5 % tests).
+    `interval` is the 95 % one, `equivalence` the 90 % one (two one-sided 5 % tests); `clusters` counts groups of
+    examples that are independent of each other.
     """
 
     difference: float
@@ -21,6 +22,12 @@ class Evidence:
     equivalence: tuple[float, float]
     p_holm: float
     resolvable_difference: float
+    clusters: int
+
+    @property
+    def is_of_equals(self) -> bool:
+        """Nothing differed anywhere, which says nothing of what would be found if it did."""
+        return self.difference == 0 and self.interval == (0, 0) and not math.isfinite(self.resolvable_difference)
 
 
 def decide(evidence: Evidence, alpha: float, margin: float | None, smoke: bool) -> Word:
@@ -50,8 +57,13 @@ def sentence(a: str, b: str, metric: str, word: Word, evidence: Evidence) -> str
         return f"{a} and {b} are equivalent within the declared margin (difference [{low}, {high}])."
     if word == "SMOKE":
         return f"{a} against {b}: a smoke run on a sample; it shows that things work and decides nothing."
+    if evidence.is_of_equals:
+        return f"{a} against {b} is unresolved: the two never differed in {metric}."
     if not math.isfinite(evidence.resolvable_difference):
-        return f"{a} against {b} is unresolved: this test set is too small to resolve any difference."
+        return (
+            f"{a} against {b} is unresolved: {evidence.clusters} independent groups of examples are too few to resolve "
+            "any difference."
+        )
     least = points(evidence.resolvable_difference)
     return f"{a} against {b} is unresolved: gap {points(evidence.difference)}, this test set resolves {least} or more."
 
@@ -68,7 +80,9 @@ def flips_when(b: str, word: Word, evidence: Evidence, n: int) -> str:
         return f"about {max(n + 1, round(needed)):,} test examples, if the gap stays what it is."
     if word == "EQUIVALENT":
         return "a smaller margin."
-    return "a run on the whole test set." if word == "SMOKE" else "a larger test set."
+    if word == "SMOKE":
+        return "a run on the whole test set."
+    return "a larger test set." if evidence.is_of_equals else "a test set of more independent groups."
 
 
 def points(value: float) -> str:

@@ -47,14 +47,15 @@ def decode(packed: Packed, requests: Sequence[Request], prefix: Prefix, picker: 
     Args:
         kept_tokens: keys and values of so many tokens are kept at once (at least one request's).
     """
-    cut = [part for request in requests for part in _parts(request, picker.sampling.max_new_tokens, kept_tokens)]
+    longest = max((len(request.token_ids) for request in requests), default=0)  # all slots have room for it
+    most = max(1, kept_tokens // (longest + picker.sampling.max_new_tokens))
+    cut = [part for request in requests for part in _parts(request, most)]
     if cut:
         _Decoding(packed, prefix, picker, cut, kept_tokens).run()
 
 
-def _parts(request: Request, new_tokens: int, kept_tokens: int) -> list[Request]:
-    """A request with so few answers each that their keys can be kept at once; mostly one."""
-    most = max(1, kept_tokens // (len(request.token_ids) + new_tokens))
+def _parts(request: Request, most: int) -> list[Request]:
+    """A request with at most so many answers each, that their keys can be kept at once; mostly one."""
     starts = range(0, len(request.answers), most)
     return [Request(request.token_ids, request.answers[start : start + most]) for start in starts]
 

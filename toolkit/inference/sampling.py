@@ -24,10 +24,13 @@ BYTES_OF_A_CHARACTER = 4
 
 @dataclass
 class Row:
-    """One answer being decoded; `draws` is the source of its random numbers."""
+    """One answer being decoded; `draws` is the source of its random numbers, `picked` counts its tokens with those that
+    ended it.
+    """
 
     draws: random.Random = field(default_factory=lambda: random.Random(0))
     token_ids: list[int] = field(default_factory=list)
+    picked: int = 0
     log_probability: float = 0.0
     termination: Termination = "length"
     done: bool = False
@@ -35,8 +38,7 @@ class Row:
     @property
     def confidence(self) -> float:
         """Geometric mean probability of the tokens said, the stop token included."""
-        said = len(self.token_ids) + (self.termination == "stop")
-        return math.exp(self.log_probability / said) if said else 0.0
+        return math.exp(self.log_probability / self.picked) if self.picked else 0.0
 
 
 class Picker:
@@ -55,7 +57,8 @@ class Picker:
 
     def pick(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         """Adds a token to each row by its logits [B, V] in fp32; sets `done` where the row ends."""
-        chosen = logits.argmax(dim=-1) if self.sampling.temperature == 0 else self._sampled(logits, rows)
+        greedy = self.sampling.temperature == 0
+        chosen = logits.argmax(dim=-1) if greedy else self._sampled(_where_doubles_are(logits), rows).to(logits.device)
         logs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
         for row, token, log in zip(rows, chosen.tolist(), logs.tolist(), strict=True):
             self._add(row, token, log)
@@ -87,6 +90,7 @@ class Picker:
 
     def _add(self, row: Row, token: int, log: float) -> None:
         row.log_probability += log
+        row.picked += 1
         if token in self._stop_ids:
             row.termination, row.done = "stop", True
             return
@@ -100,3 +104,8 @@ class Picker:
             return False
         said = self._decode(token_ids[-self._window :])
         return any(stop in said for stop in self.sampling.stop)
+
+
+def _where_doubles_are(logits: torch.Tensor) -> torch.Tensor:
+    """Draws are made in float64, which Apple's GPUs do not have."""
+    return logits.cpu() if logits.device.type == "mps" else logits

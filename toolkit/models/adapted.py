@@ -35,8 +35,8 @@ class MisfitError(ModelError):
 def load_adapter(module: Any, folder: Path | str) -> Any:
     """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
 
-    The adapter's tensors take the base's dtype, as in training, where they are cast before use; beside weights in
-    4 bits, where PEFT computes them in fp32 while training, they stay in it.
+    What PEFT's own layers compute (DoRA, weights in 4 bits or of another class than `Linear`) stays in fp32, as in
+    training; plain LoRA's tensors, which training casts before use, take the base's dtype at once.
 
     Raises:
         ModelError: the folder holds no safetensors adapter, or one that would write into the base.
@@ -44,7 +44,9 @@ def load_adapter(module: Any, folder: Path | str) -> Any:
     """
     if holds_all_weights(folder):
         return load_whole(module, folder)
-    return _loaded(module, Path(folder), in_fp32=is_quantised(module)).get_base_model()
+    adapted = _loaded(module, Path(folder))
+    _narrow(adapted)
+    return adapted.get_base_model()
 
 
 def merged(module: Any, folder: Path | str) -> Any:
@@ -64,7 +66,7 @@ def merged(module: Any, folder: Path | str) -> Any:
         return load_whole(module, folder)
     if is_quantised(module):
         module = dequantise(shared_copy(module))
-    adapted = _loaded(module, Path(folder), in_fp32=True)
+    adapted = _loaded(module, Path(folder))
     for layer in [found for found in adapted.modules() if isinstance(found, BaseTunerLayer)]:
         base = layer.get_base_layer()
         dtype = base.weight.dtype
@@ -106,7 +108,8 @@ def cuda_devices(module: Any) -> list[Any]:
     return [module.device] if module.device.type == "cuda" else []
 
 
-def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
+def _loaded(module: Any, folder: Path) -> PeftModel:
+    """With the adapter's tensors in fp32."""
     import torch
     from peft import PeftConfig, PeftModel
     from safetensors import SafetensorError
@@ -121,7 +124,7 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
             if config.is_prompt_learning:
                 raise ModelError(f"adapter '{folder}': {config.peft_type} changes prompts, not weights")
             use_one_rounding(config, copied)
-            adapted = PeftModel.from_pretrained(copied, str(folder), config=config, autocast_adapter_dtype=in_fp32)
+            adapted = PeftModel.from_pretrained(copied, str(folder), config=config, autocast_adapter_dtype=True)
             _check_names(adapted, folder)
         except (ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
             if isinstance(error, ModelError):
@@ -131,6 +134,16 @@ def _loaded(module: Any, folder: Path, in_fp32: bool) -> PeftModel:
     adapted.requires_grad_(False)
     adapted.eval()
     return adapted
+
+
+def _narrow(adapted: PeftModel) -> None:
+    from toolkit.models.one_rounding import OneRoundingLinear
+
+    for layer in [found for found in adapted.modules() if isinstance(found, OneRoundingLinear)]:
+        if name := layer.only_adapter():
+            dtype = layer.get_base_layer().weight.dtype
+            layer.lora_A[name].to(dtype)
+            layer.lora_B[name].to(dtype)
 
 
 def _check_names(adapted: PeftModel, folder: Path) -> None:

@@ -87,7 +87,7 @@ class EndpointSource(BaseModel):
 
     @model_validator(mode="after")
     def _key_is_covered(self) -> EndpointSource:
-        if self.key_env is not None and self.url.startswith("http:") and self.host not in LOOPBACK:
+        if self.key_env is not None and urlsplit(self.url).scheme == "http" and self.host not in LOOPBACK:
             raise ValueError("a key would be sent in clear: use https, or leave out `key_env`")
         return self
 

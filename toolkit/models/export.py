@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import RunError
 from toolkit.models.adapted import merged
 from toolkit.models.adapter_files import TENSORS, read_settings, write_settings
+from toolkit.models.four_bit import dequantise, in_float32, is_quantised
 from toolkit.models.load import silenced
+from toolkit.models.weights import shared_copy
 
 if TYPE_CHECKING:
     from toolkit.models.load import LoadedModel
@@ -45,8 +47,9 @@ def export_adapter(adapter: Path, folder: Path, base: str | None, revision: str 
 def export_merged(loaded: LoadedModel, adapter: Path, folder: Path, dtype: str) -> None:
     """Writes the model with the adapter in its weights into an existing folder, for `from_pretrained`.
 
-    The sum is made in float32 and rounded once, to `dtype`. In bfloat16 that loses most of a small update. All other
-    files are the base's own, so that whatever reads the base, older releases too, reads this alike.
+    The sum is made in float32 and rounded once, to `dtype`. In bfloat16 that loses most of a small update. Weights in 4
+    bits are made whole again first. All other files are the base's own, so that whatever reads the base, older releases
+    too, reads this alike.
 
     Args:
         loaded: from the caller's own `load_pretrained`: its module is converted and of no use afterwards.
@@ -59,7 +62,8 @@ def export_merged(loaded: LoadedModel, adapter: Path, folder: Path, dtype: str) 
     import torch
     from safetensors import SafetensorError
 
-    whole = merged(loaded.module.to(torch.float32), adapter).to(getattr(torch, dtype))
+    plain = dequantise(in_float32(shared_copy(loaded.module))) if is_quantised(loaded.module) else loaded.module
+    whole = merged(plain.to(torch.float32), adapter).to(getattr(torch, dtype))
     if parted := _head_is_parted(whole):
         for config in (whole.config, whole.config.get_text_config()):
             config.tie_word_embeddings = False

@@ -78,6 +78,11 @@ def dtype_name(module: Any) -> str:
     return f"{computing}, weights in {' and '.join(kinds)}" if kinds else computing
 
 
+def asked_dtype(name: str) -> str:
+    """The dtype under which `load_pretrained` gives weights of which `dtype_name` says `name`."""
+    return NF4 if name.endswith(NF4) else name
+
+
 def parameter_count(module: Module) -> int:
     """Parameters as the model has them: one in 4 bits is half a byte of its tensor, and counts as one."""
     states = ((one, _state(one)) for one in module.parameters())

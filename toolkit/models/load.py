@@ -41,7 +41,7 @@ class LoadedModel:
     dtype: str
     dtype_reason: str
     device: str
-    context_length: int
+    context_length: int | None
 
 
 def load_pretrained(
@@ -84,7 +84,7 @@ def load_pretrained(
         dtype=chosen.name,
         dtype_reason=chosen.reason,
         device=place,
-        context_length=_context_length(name, module, tokenizer),
+        context_length=_context_length(module, tokenizer),
     )
 
 
@@ -130,7 +130,6 @@ def _load_module(name: str, folder: Path, dtype: str, quantisation: Mapping[str,
         module, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -161,15 +160,16 @@ def _load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"model '{name}': no tokenizer in {folder}: {_first_line(error)}") from error
 
 
-def _context_length(name: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def _context_length(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens of the longest row; None where nothing limits it, or nothing says so (recurrent models, ALiBi)."""
     config = module.config.get_text_config()
-    for key in ("max_position_embeddings", "n_positions"):
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:
             return value
     if 0 < tokenizer.model_max_length < _NO_LIMIT:
         return int(tokenizer.model_max_length)
-    raise ModelError(f"model '{name}': neither its configuration nor its tokenizer says how long its context is")
+    return None
 
 
 def _first_line(error: BaseException) -> str:

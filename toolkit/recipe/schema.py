@@ -93,7 +93,8 @@ class Contrast(Strict):
 
     Attributes:
         varies: factors, other than the parts of the two stacks, that may differ between them.
-        margin: differences below it count as equivalent; where absent the recipe's, which is on the primary metric.
+        margin: differences below it count as equivalent, in the metric's unit (0.02 is 2 points); where absent the
+            recipe's, which is on the primary metric.
         metric: another metric than the primary one.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from toolkit.models.base import Base
+from toolkit.models.four_bit import NF4, asked_dtype
 
 
 def loading_code(base: Base, merged: bool, asked: Mapping[str, Any] | None) -> str:
@@ -32,7 +33,8 @@ def _merged() -> Iterator[str]:
 def _adapter(base: Base) -> Iterator[str]:
     at = ", revision=revision" if base.revision else ""
     yield "from peft import PeftModel"
-    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    more = ", BitsAndBytesConfig" if asked_dtype(base.dtype) == NF4 else ""
+    yield f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}"
     if base.shipped and not base.revision:
         yield "from toolkit.models import fetch_weights, resolve"
     yield ""
@@ -44,7 +46,12 @@ def _adapter(base: Base) -> Iterator[str]:
     else:
         yield f"base = {_text(base.name)}  # the folder of the base's weights"
     yield f"tokenizer = AutoTokenizer.from_pretrained(base{at})"
-    yield f"model = AutoModelForCausalLM.from_pretrained(base{at}, dtype={_text(base.dtype)})"
+    dtype, quantised = _text(base.dtype.partition(",")[0]), asked_dtype(base.dtype) == NF4
+    if quantised:
+        kind = f'load_in_4bit=True, bnb_4bit_quant_type="{NF4}", bnb_4bit_use_double_quant=True'
+        yield f"in_4_bits = BitsAndBytesConfig({kind}, bnb_4bit_compute_dtype={dtype})"
+    how = f"dtype={dtype}" + (", quantization_config=in_4_bits" if quantised else "")
+    yield f"model = AutoModelForCausalLM.from_pretrained(base{at}, {how})"
     yield "model = PeftModel.from_pretrained(model, folder).eval()"
 
 

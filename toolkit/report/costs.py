@@ -118,5 +118,8 @@ def _per_query(run: RunFiles) -> Table:
 
 
 def _price_per_1000(run: RunFiles, name: str) -> float | None:
-    prices = [row.price for row in run.usage if row.strategy == name and row.price is not None]
-    return 1000 * math.fsum(prices) / len(prices) if prices else None
+    """A mean over the answers whose price is known: beside those, one that no hosted model gave cost nothing."""
+    rows = [row for row in run.usage if row.strategy == name]
+    prices = [row.price for row in rows if row.price is not None]
+    known = len(prices) + sum(row.price is None and not row.answered_by for row in rows)
+    return 1000 * math.fsum(prices) / known if prices else None

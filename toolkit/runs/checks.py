@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from toolkit.errors import RecipeError, listing, nearest
-from toolkit.recipe import Recipe
+from toolkit.evaluation import Metric
+from toolkit.recipe import ContrastSpec, Recipe
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
 from toolkit.tasks.task import Task
@@ -40,14 +41,30 @@ def check_models(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
         raise RecipeError(listing(problems, "the recipe does not suit its models"))
 
 
-def check_contrast_metrics(recipe: Recipe, known: Sequence[str]) -> None:
+def check_contrasts(recipe: Recipe, metrics: Sequence[Metric]) -> None:
+    """Of each contrast its metric and margin; the first of the metrics is the primary one."""
+    known = {metric.name: metric for metric in metrics}
     problems = [
-        f"{contrast.a} - {contrast.b}: '{contrast.metric}' is not measured{nearest(contrast.metric, known)}"
+        f"{contrast.a} - {contrast.b}: {problem}"
         for contrast in recipe.contrasts
-        if contrast.metric is not None and contrast.metric not in known
+        for problem in _in_contrast(contrast, known, metrics[0])
     ]
     if problems:
         raise RecipeError(listing(problems, f"{recipe.where('contrasts')}: metrics are {', '.join(known)}"))
+
+
+def _in_contrast(contrast: ContrastSpec, known: Mapping[str, Metric], primary: Metric) -> Iterator[str]:
+    if contrast.metric is not None and contrast.metric not in known:
+        yield f"'{contrast.metric}' is not measured{nearest(contrast.metric, list(known))}"
+        return
+    if contrast.metric == primary.name:
+        yield f"'{contrast.metric}' is the primary metric, on which contrasts are anyway: leave `metric` out"
+    low, high = (primary if contrast.metric is None else known[contrast.metric]).bounds
+    if contrast.margin is not None and contrast.margin >= high - low:
+        yield (
+            f"the margin {contrast.margin:g} is as wide as the metric, from {low:g} to {high:g}, so that any two would "
+            "be equivalent: it is in the metric's own unit, where 0.02 is 2 points"
+        )
 
 
 def declares(settings: Adapter, dependency: Dependency) -> bool:

@@ -16,6 +16,7 @@ from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.base import Base
 from toolkit.models.export import export_adapter, export_merged
 from toolkit.models.fetch import Notice
+from toolkit.models.four_bit import asked_dtype
 from toolkit.recipe import Recipe
 from toolkit.runs.folder import RunFolder
 from toolkit.runs.prepare import seeds_of
@@ -70,7 +71,7 @@ def write_merged(tuned: Tuned, folder: Path, dtype: str, notice: Notice | None =
             f"the base '{base.name}' is no longer where the run's recipe names it: bring it back, or leave out "
             "`--merged`"
         )
-    loaded = load_pretrained(base.entry, base.dtype, "cpu", notice)
+    loaded = load_pretrained(base.entry, asked_dtype(base.dtype), "cpu", notice)
     if loaded.digest != base.digest:
         raise ModelError(
             f"the weights of '{base.name}' are no longer those of the run ({loaded.digest[:12]} and not "

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from toolkit.errors import RunError
 from toolkit.json_lines import append_line, read_lines
-from toolkit.meter import Listener
+from toolkit.meter import Listener, peak_memory_bytes
 from toolkit.recipe import Recipe
 from toolkit.seeds import seed_name
 from toolkit.store import Store, write_atomically
@@ -47,11 +47,20 @@ class RunFolder:
     def outputs(self, strategy: str, seed: int | None) -> Path:
         return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
 
+    def begin(self, manifest: bytes) -> None:
+        """Writes what the run is made of. Where that is new, the results of what it was made of before are removed:
+        until there are others, nothing may take them for this run's.
+        """
+        if not self.manifest.is_file() or self.manifest.read_bytes() != manifest:
+            for path in (self.comparison, self.ledger, self.scores, self.usage, self.report, self.markdown):
+                path.unlink(missing_ok=True)
+        write_atomically(self.manifest, manifest)
+
     def forget(self) -> None:
-        """Removes what was fitted, answered, timed and tracked here, so that it is computed anew."""
+        """Removes what was fitted, answered, timed, tracked and found here, so that it is computed anew."""
         for folder in (self.root / "systems", self.root / "outputs", self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in (self.timings, self.training, self.mlflow):
+        for path in (self.timings, self.training, self.mlflow, self.manifest):
             path.unlink(missing_ok=True)
 
     def unkeep(self, strategy: str, seed: int | None, store: Store) -> None:
@@ -68,7 +77,7 @@ class RunFolder:
 
         def listen(name: str, fields: Mapping[str, Any]) -> None:
             if name == "stage":
-                append_line(self.timings, dict(fields))
+                append_line(self.timings, {**fields, "peak_memory_bytes": peak_memory_bytes()})
             elif name != "progress":
                 append_line(self.events, {"time": round(time.time(), 3), "event": name, **fields})
             if also is not None:

@@ -107,6 +107,8 @@ def tell_accounts(models: Iterable[FoundationModel], meter: Meter) -> None:
             age = _age(account.oldest_seconds)
             said.append(f"{account.kept} answers kept from before, the oldest {age} old (`--fresh` asks again)")
         said += [f"{count} answers by the fallback {name}" for name, count in account.fallbacks.items()]
+        if account.uncounted:
+            said.append(f"of {account.uncounted} answers the server did not tell the tokens, which stand as 0")
         meter.event("notice", text=f"{model.name}: {'; '.join(said)}", settled=True)
 
 

@@ -26,9 +26,10 @@ class Costed:
 def ledger(
     strategies: Sequence[Costed], usage: Sequence[UsageRow], timings: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The run's ledger: seconds by stage, and for each strategy fixed and per-query costs.
+    """The run's ledger: seconds by stage, peak memory, and for each strategy fixed and per-query costs.
 
-    Seconds of answers and fits are as first measured, also where they came from the Store.
+    The peak is the largest of all processes that worked on the run. Seconds of answers and fits are as first measured,
+    also where they came from the Store.
     """
     stages: dict[str, float] = {}
     for row in timings:
@@ -36,7 +37,7 @@ def ledger(
             stages[row["stage"]] = stages.get(row["stage"], 0.0) + float(row["seconds"])
     return {
         "stages_seconds": {name: round(seconds, 3) for name, seconds in sorted(stages.items())},
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": max(peak_memory_bytes(), *(int(row.get("peak_memory_bytes", 0)) for row in timings)),
         "strategies": {costed.name: _strategy(costed, usage, timings) for costed in strategies},
     }
 

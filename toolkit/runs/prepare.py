@@ -17,7 +17,7 @@ from toolkit.recipe import Recipe
 from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
-from toolkit.runs.checks import check_adapters, check_contrast_metrics, check_models, declares
+from toolkit.runs.checks import check_adapters, check_contrasts, check_models, declares
 from toolkit.runs.environment import environment
 from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
@@ -76,7 +76,7 @@ def prepare(
     if recipe.metrics:
         task = replace(task, metrics=tuple(recipe.metrics))
     metrics = metrics_for(task.metrics, task.contract)
-    check_contrast_metrics(recipe, [metric.name for metric in metrics])
+    check_contrasts(recipe, metrics)
     check_splits(task)
     recipe = replace(recipe, strategies=tuple(strategy.beside(recipe.path) for strategy in recipe.strategies))
     if not finished:

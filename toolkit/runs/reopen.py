@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +123,9 @@ class FinishedRun:
 
         Raises:
             DataError: no strategy has answered such an example.
+            RunError: the test split is no longer the run's.
         """
+        _check_task(self.folder, "test split", "test_digest", self.prepared.task.test_digest)
         by_id = {example.id: example for example in self.prepared.task.test}
         shown, ids = [], set()
         for strategy in self.strategies:
@@ -212,13 +215,37 @@ def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | Non
     """Opens a run folder.
 
     Raises:
-        RunError: it holds no run.
-        ToolkitError: its recipe's task or models are not what they were or cannot be loaded.
+        RunError: it holds no run, or what was fitted was fitted to other weights, or to another task, than the recipe's
+            names mean today.
+        ToolkitError: its recipe's task or models cannot be loaded.
     """
     folder = RunFolder(root)
     recipe = recipe_of(folder)
-    store = Store(cache_folder() / "store")
-    return FinishedRun(folder, prepare(recipe, store, Meter(listener), load, finished=True))
+    if not folder.manifest.is_file():
+        raise RunError(f"{root} is not finished: run the recipe to its end first")
+    prepared = prepare(recipe, Store(cache_folder() / "store"), Meter(listener), load, finished=True)
+    _check_task(folder, "task", "training_digest", prepared.task.training_digest)
+    _check_models(folder, prepared)
+    return FinishedRun(folder, prepared)
+
+
+def _check_task(folder: RunFolder, what: str, key: str, digest: str) -> None:
+    known = json.loads(folder.manifest.read_text(encoding="utf-8"))["task"]
+    if known[key] != digest:
+        raise RunError(
+            f"the {what} of '{known['name']}' is no longer that of the run in {folder.root} ({digest[:12]} and not "
+            f"{known[key][:12]}): bring the old rows back, or run the recipe again"
+        )
+
+
+def _check_models(folder: RunFolder, prepared: Prepared) -> None:
+    known = json.loads(folder.manifest.read_text(encoding="utf-8"))["models"]
+    for name, model in prepared.models.items():
+        if name in known and known[name]["digest"] != model.digest:
+            raise RunError(
+                f"the model '{name}' is no longer that of the run in {folder.root} ({model.digest[:12]} and not "
+                f"{known[name]['digest'][:12]}): bring the old one back, or run the recipe again"
+            )
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

@@ -103,7 +103,7 @@ def _run(recipe: Recipe, folder: RunFolder, store: Store, meter: Meter, load: Mo
     examples = prepared.task.test
     if recipe.limit is not None and recipe.limit < len(examples):
         examples = sample(examples, recipe.limit, recipe.seeds[0])
-    write_atomically(folder.manifest, pretty(manifest(prepared, len(examples))))
+    folder.begin(pretty(manifest(prepared, len(examples))))
     answered = _answer_all(prepared, examples, folder, store, meter)
     tell_accounts(prepared.models.values(), meter)
     scorings = store.count_scoring(prepared.task.test_digest, _counted_as(recipe))

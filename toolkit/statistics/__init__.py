@@ -11,6 +11,7 @@ from toolkit.statistics.intervals import Interval, MeanEstimate, mean_interval, 
 from toolkit.statistics.multiplicity import holm
 from toolkit.statistics.paired import PairedDifference, bonett_price, paired_difference
 from toolkit.statistics.power import (
+    can_resolve,
     examples_needed,
     resolvable_binary,
     resolvable_difference,
@@ -27,6 +28,7 @@ __all__ = [
     "SignFlip",
     "Statistic",
     "bonett_price",
+    "can_resolve",
     "cluster_bootstrap",
     "examples_needed",
     "holm",

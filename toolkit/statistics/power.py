@@ -23,14 +23,15 @@ def resolvable_difference(
     system is right; where fewer than 3 of the G clusters hold such an example, psi is 3 / G, the upper bound when none
     was seen, and n is G. All-zero differences are read as those of 0/1 scores. Others: (z + z) * SE; if nothing varies,
     3 / G of the clusters are taken to differ by the largest difference seen. The larger of the clustered and the naive
-    standard error counts. inf for one example or one cluster. Never 0. clusters: labels [n].
+    standard error counts. inf where no sign flip of the G clusters has a p-value below alpha (G <= 5 at 0.05), however
+    large the difference. Never 0. clusters: labels [n].
     Raises ValueError for empty or non-finite differences, wrong cluster labels, power or alpha outside (0, 1).
     """
     array = finite_vector(differences, "differences")
     codes = cluster_codes(clusters, len(array))
     spread = mean_spread(array, codes)
     _z_values(power, alpha)
-    if spread.standard_error is None or spread.naive_error is None:
+    if spread.standard_error is None or spread.naive_error is None or not can_resolve(spread.clusters, alpha):
         return math.inf
     unseen = min(1.0, RULE_OF_THREE / spread.clusters)
     if np.isin(array, (-1.0, 0.0, 1.0)).all():
@@ -42,6 +43,11 @@ def resolvable_difference(
     error = max(spread.standard_error, spread.naive_error)
     largest = float(np.abs(array).max())
     return resolvable_from_error(error or largest * math.sqrt(unseen / spread.clusters), power, alpha)
+
+
+def can_resolve(clusters: int, alpha: float = 0.05) -> bool:
+    """Whether any difference at all is significant at alpha: that of which all clusters agree has p = 2^(1 - G)."""
+    return 2.0 ** (1 - clusters) < alpha
 
 
 def resolvable_from_error(standard_error: float, power: float = 0.8, alpha: float = 0.05) -> float:

@@ -92,6 +92,9 @@ class PartContext:
             self.cached_seconds += float(json.loads((folder / "built.json").read_text(encoding="utf-8"))["seconds"])
         return folder
 
+    def spent_before(self, seconds: float) -> None:
+        self.cached_seconds += seconds
+
     def drafts(self, split: FittingSplit) -> list[tuple[Example, Draft]]:
         examples = self.task.split(split)
         pairs, left = [], []

@@ -18,7 +18,7 @@ from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
 from toolkit.strategies.learning import Learn, Lessons, lessons, problems
 from toolkit.tasks.task import TrainingTask
-from toolkit.tuning.methods import why_not_in_4_bits
+from toolkit.tuning.methods import why_not_tunable
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TuneAdapter(Adapter, TuneSettings):
         return found
 
     def check_model(self, model: FoundationModel) -> list[str]:
-        reason = why_not_in_4_bits(model.module, self.method) if isinstance(model, LocalModel) else None
+        reason = why_not_tunable(model.module, self.method) if isinstance(model, LocalModel) else None
         return [] if reason is None else [reason]
 
     def fit(self, context: FitContext) -> Part:
@@ -83,6 +83,7 @@ class TuneAdapter(Adapter, TuneSettings):
         with context.meter.stage("train") as amounts:
             result = _train(context, context.model.module, learnt, self.settings)
             amounts |= {"tokens": result.seen_tokens, "supervised_tokens": result.supervised_tokens}
+        context.spent_before(result.resumed_seconds)
         return TunedWeights(context.folder / "adapter")
 
     def load(self, folder: Path, context: FitContext) -> Part:

@@ -200,10 +200,19 @@ class JsonContract:
         return UNPARSABLE
 
     def _kept(self, answer: Answer) -> Reading:
-        return UNPARSABLE if self._missing(answer) else answer
+        return UNPARSABLE if self._missing(answer) or not _is_text(answer) else answer
 
     def _missing(self, answer: Answer) -> Sequence[str]:
         if not self.required:
             return ()
         keys = set(answer) if isinstance(answer, dict) else set()
         return [key for key in self.required if key not in keys]
+
+
+def _is_text(answer: Answer) -> bool:
+    """Whether it can be written down: JSON may spell half of a surrogate pair, which is no text."""
+    try:
+        json.dumps(answer, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

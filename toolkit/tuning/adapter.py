@@ -18,7 +18,7 @@ from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
-from toolkit.tuning.methods import REWRITING, as_plain_lora, check_patterns, lora_config, rewrite, smallest_rank
+from toolkit.tuning.methods import REWRITING, as_plain_lora, check_names, lora_config, rewrite, smallest_rank
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def new_adapter(
             or there are too few sequences to start from.
     """
     adapted = _plain_adapter(module, settings, seed)
-    check_patterns(adapted, settings)
+    check_names(adapted, settings)
     if settings.method in REWRITING:
         rewrite(adapted, settings.method)
     if settings.method == "eva":

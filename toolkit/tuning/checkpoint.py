@@ -18,10 +18,13 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class State(NamedTuple):
-    """What has been done: the loss of each step, and each look at validation as (steps before it, value)."""
+    """What has been done: the loss of each step, each look at validation as (steps before it, value), and the seconds
+    that it took, of all calls together.
+    """
 
     losses: list[float]
     looks: list[tuple[int, float]]
+    seconds: float = 0.0
 
 
 def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, seed: int) -> str:
@@ -65,7 +68,9 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callabl
         with safe_open(str(path), framework="pt") as file:
             story = json.loads(file.metadata()["training"])
             tensors = {name: file.get_tensor(name) for name in ("weights", *_MOMENTS)}
-            done = State([float(loss) for loss in story["losses"]], [(int(at), float(v)) for at, v in story["looks"]])
+            losses, looks = story["losses"], story["looks"]
+            seconds = float(story["seconds"])
+            done = State([float(loss) for loss in losses], [(int(at), float(v)) for at, v in looks], seconds)
             if story["key"] != key or not usable(done):
                 return State([], [])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,8 @@ def prepare(loop: Loop, step: Step, done: int, parameters: int) -> Forecast:
     if passes:
         if recompute:
             step.recompute()
-        step.reserve(memory.kept(recompute))
+        with suppress(torch.OutOfMemoryError):  # the passes of the training are halved then, or say so themselves
+            step.reserve(memory.kept(recompute))
         seconds = _seconds(loop, step, passes, len(left), len(left) / len(near))
     tokens, supervised = (
         sum(some[row] for rows in loop.steps for row in rows)

@@ -45,8 +45,14 @@ def lora_config(settings: TuneSettings) -> LoraConfig:
     )
 
 
-def why_not_in_4_bits(module: Any, method: str) -> str | None:
-    """Why a method cannot tune this base, whose weights are in 4 bits, and what to do; None where it can."""
+def why_not_tunable(module: Any, method: str) -> str | None:
+    """Why a method cannot tune this base, and what to do; None where it can."""
+    import torch
+
+    if module.dtype not in (torch.float32, torch.bfloat16):
+        return f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16"
+    if len({parameter.device for parameter in module.parameters()}) > 1:
+        return "the model is spread over several devices: load it on one to tune it"
     if method not in REWRITING | {"full"} or not is_quantised(module):
         return None
     does = "trains the base's weights themselves" if method == "full" else "takes the base's weights apart"
@@ -56,8 +62,8 @@ def why_not_in_4_bits(module: Any, method: str) -> str | None:
     )
 
 
-def check_patterns(adapted: PeftModel, settings: TuneSettings) -> None:
-    """PEFT only warns of a pattern that no layer goes by.
+def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
+    """PEFT only warns of a pattern that no layer goes by, and says nothing of one target among several.
 
     Raises:
         ModelError: there is one.
@@ -65,6 +71,10 @@ def check_patterns(adapted: PeftModel, settings: TuneSettings) -> None:
     from peft.utils.other import get_pattern_key
 
     names = [name for name, _ in adapted_layers(adapted)]
+    targets = () if isinstance(settings.target_modules, str) else settings.target_modules
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ModelError(f"target_modules: '{target}' is the name of no layer; adapted would be {_endings(names)}")
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field):
             if not any(get_pattern_key([key], name) == key for name in names):

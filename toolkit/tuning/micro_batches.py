@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +12,8 @@ from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import Objective
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.steps.step import Step
+
+Found = TypeVar("Found")
 
 
 class MicroBatches:
@@ -38,14 +41,23 @@ class MicroBatches:
             torch.OutOfMemoryError: not even one row fits.
         """
         counted = sum(self._objective.weights[row] for row in (rows if step is None else step))
+        return self.within_memory(rows, lambda cut: self._accumulated(cut, counted))
+
+    def within_memory(self, rows: Rows, compute: Callable[[Sequence[Rows]], Found]) -> Found:
+        """Computes something of rows by passes, and again by smaller ones as long as the memory does not suffice.
+
+        Raises:
+            torch.OutOfMemoryError: not even one row fits.
+        """
         while True:
             cut = self.cut(rows)
             try:
-                return self._accumulated(cut, counted)
+                return compute(cut)
             except torch.OutOfMemoryError:
                 if max(map(len, cut)) == 1:
                     raise
-                self._halve(cut)
+                self._halve([some for some in cut if len(some) > 1])  # a row of its own cannot be cut
+                self._step.give_back()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 

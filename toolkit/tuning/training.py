@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,9 @@ from typing import Any, cast
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest
+from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.four_bit import parameter_count
+from toolkit.models.whole import WHOLE
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning import checkpoint
 from toolkit.tuning.adapter import resolved_rank, write_atomically
@@ -28,7 +31,7 @@ from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
 from toolkit.tuning.forecast import Forecast, prepare
 from toolkit.tuning.loop import Loop
-from toolkit.tuning.methods import why_not_in_4_bits
+from toolkit.tuning.methods import why_not_tunable
 from toolkit.tuning.micro_batches import MicroBatches
 from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
 from toolkit.tuning.parallel.helpers import ask, waiting
@@ -58,7 +61,8 @@ class TrainingResult:
         looks: at validation, each as (steps before it, value).
         kept_step: after how many steps the state was what was kept.
         supervised_tokens, seen_tokens: over all steps; padding is in neither.
-        seconds: of this call; steps done before a resumption are not in it.
+        seconds: of this call.
+        resumed_seconds: of the calls before, up to the checkpoint from which this one went on.
         rank: as it was set, or chosen; None where all weights were trained.
         notices: what was allowed but is rarely meant.
         how: what computed the steps, and why not something faster.
@@ -77,6 +81,7 @@ class TrainingResult:
     trainable_parameters: int
     total_parameters: int
     seconds: float
+    resumed_seconds: float
     rank: int | None
     notices: tuple[str, ...]
     how: str
@@ -110,7 +115,8 @@ def train(
 ) -> TrainingResult:
     """Trains on sequences, or on preferences, and saves what was trained. The module is left as it was, to the bit.
 
-    A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes.
+    A call that was killed goes on from its last checkpoint when repeated, and ends with the same bytes; but for one
+    whose passes were halved before it was killed, as the memory did not suffice.
 
     Args:
         module: a transformers causal language model in float32 or bfloat16, or in 4 bits computing in one of these.
@@ -140,7 +146,8 @@ def train(
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
         if processes.is_main:
-            (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
+            for name in (SUMMARY, CONFIG, TENSORS, WHOLE):  # of another training: what was trained says which it is
+                (folder / name).unlink(missing_ok=True)
         result = _train(module, sequences, settings, folder, seed, base_name, watch, processes)
         digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
     return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
@@ -157,6 +164,7 @@ def _train(
     processes: Processes,
 ) -> dict[str, Any]:
     """The training itself; gives the fields of the result that a repetition would give too."""
+    started = time.perf_counter()
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
     trained, rank = _trainable(module, settings, seed, objective, steps)
@@ -171,14 +179,18 @@ def _train(
     selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
     check_same_start(processes, module, key, how, weights.vector)
-    losses, selection.looks = resume_everywhere(
+    losses, selection.looks, before = resume_everywhere(
         processes, folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
     )
     weights.publish()
     parameters = parameter_count(module)
     preferences = isinstance(objective, DirectPreference)
     peak_rate = settings.resolved_learning_rate(module.config.get_text_config(), len(steps), preferences)
-    write = partial(checkpoint.write, folder, key, weights.vector, optimiser)
+
+    def write(done: checkpoint.State) -> None:
+        spent = before + time.perf_counter() - started
+        checkpoint.write(folder, key, weights.vector, optimiser, done._replace(seconds=spent))
+
     loop = Loop(
         module, settings, seed, processes, objective, steps, micro_batches, weights, optimiser, peak_rate, selection,
         write, watch.on_step,
@@ -197,7 +209,7 @@ def _train(
         _write_summary(folder, facts)
         selection.remove()
         checkpoint.remove(folder)
-    return {**result, "how": how}
+    return {**result, "how": how, "resumed_seconds": before}
 
 
 def _result(loop: Loop, losses: Sequence[float], parameters: int) -> dict[str, Any]:
@@ -234,10 +246,15 @@ def _objective(items: Sequence[Item], settings: TuneSettings) -> Objective:
 
 def _reference(objective: DirectPreference, step: Step, micro_batches: MicroBatches) -> list[tuple[float, float]]:
     """Each pair's log-likelihoods before the first step, when what is trained still adds nothing."""
-    found: dict[int, tuple[float, float]] = {}
-    for rows in micro_batches.cut(tuple(range(objective.rows))):
-        losses = step.token_losses(objective.sequences(rows))
-        found |= zip(rows, objective.likelihoods(rows, losses), strict=True)
+
+    def by_row(cut: Sequence[Rows]) -> dict[int, tuple[float, float]]:
+        found: dict[int, tuple[float, float]] = {}
+        for rows in cut:
+            losses = step.token_losses(objective.sequences(rows))
+            found |= zip(rows, objective.likelihoods(rows, losses), strict=True)
+        return found
+
+    found = micro_batches.within_memory(tuple(range(objective.rows)), by_row)
     return [found[row] for row in range(objective.rows)]
 
 
@@ -266,11 +283,5 @@ def _elsewhere(_: Path) -> float:
 
 
 def _check_module(module: Any, settings: TuneSettings) -> None:
-    import torch
-
-    if module.dtype not in (torch.float32, torch.bfloat16):
-        raise ModelError(f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16")
-    if len({parameter.device for parameter in module.parameters()}) > 1:
-        raise ModelError("the model is spread over several devices: load it on one to tune it")
-    if reason := why_not_in_4_bits(module, settings.method):
+    if reason := why_not_tunable(module, settings.method):
         raise ModelError(reason)

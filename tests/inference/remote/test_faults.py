@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +36,7 @@ def test_a_fault_that_passes_is_survived_and_every_request_answered_once(
     server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt], fault: str, stream: bool
 ) -> None:
     server.faults.extend([fault, fault])
-    server.slow_seconds = 1.25 * PATIENCE
+    server.slow_seconds, server.retry_after = 1.25 * PATIENCE, "1"
     model = make_model(stream=stream, timeout_seconds=PATIENCE, clock=_real_but_for_waits(time_passed))
     assert texts(model, prompts) == expected(prompts)
     assert len(server.requests) == len(prompts) + 2
@@ -45,8 +46,13 @@ def test_a_fault_that_passes_is_survived_and_every_request_answered_once(
 
 
 def _real_but_for_waits(time_passed: Any) -> Clock:
-    """Time-outs are of the real clock, waiting before a repetition is not."""
-    return Clock(wait=time_passed.clock().wait)
+    """Time-outs are of the real clock, and so is a time that the server asks for; other waiting is not."""
+
+    def wait(seconds: float, stop: threading.Event) -> None:
+        time_passed.clock().wait(seconds, stop)
+        stop.wait(min(seconds, 0.01))
+
+    return Clock(wait=wait)
 
 
 def test_a_full_server_is_left_alone_for_as_long_as_it_asks(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toolkit.errors import ModelError
 from toolkit.inference.remote.faults import Passing
 from toolkit.inference.remote.prices import price_dollars, prices_for
-from toolkit.inference.remote.rate import RateLimit
+from toolkit.inference.remote.rate import Clock, RateLimit
 from toolkit.inference.remote.response import read_reply
 from toolkit.inference.remote.retry import LONGEST_SECONDS, backoff_seconds, retry_after_seconds
 from toolkit.models import EndpointSource
@@ -104,6 +104,25 @@ def test_a_held_rate_lets_nobody_through(time_passed: Any) -> None:
     assert time_passed.waits == [5.0]
     limit.take(stop)
     assert time_passed.waits == [5.0]
+
+
+def test_who_waits_already_waits_on_where_the_server_puts_it_off() -> None:
+    now, waits = [100.0], list[float]()
+
+    def wait(seconds: float, stop: threading.Event) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+        if len(waits) == 1:
+            limit.hold(60.0)  # the answer to another request, while this one waits for its time
+
+    limit = RateLimit(6, Clock(steady=lambda: now[0], wait=wait))
+    limit.take(threading.Event())
+    limit.take(threading.Event())
+    assert waits == [10.0, 60.0]
+    stopped = threading.Event()
+    stopped.set()
+    limit.take(stopped)
+    assert waits == [10.0, 60.0]
 
 
 def test_a_shipped_price_holds_for_its_own_server_only() -> None:

@@ -64,6 +64,15 @@ def test_helpers_take_part_in_trainings_of_every_model_and_leave(
         assert found["losses"] == pytest.approx(alone.losses, rel=1e-6)
 
 
+def test_helpers_load_a_base_in_4_bits_as_process_0_has_it(models: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="weights in 4 bits need the extra `qlora` (bitsandbytes)")
+    with several() as pair:
+        leader, helper = pair.each(lead(job(models["small"], tmp_path, dtype="nf4")), {"do": "serve"})
+    assert "losses" in leader["jobs"][0], leader
+    assert helper["code"] == 0
+    assert helper["vector"] == leader["vector"]
+
+
 @pytest.mark.parametrize("way", ["SystemExit", "KeyboardInterrupt"])
 def test_helpers_leave_however_the_leader_ends(models: dict[str, Path], tmp_path: Path, way: str) -> None:
     with several() as pair:

@@ -36,6 +36,7 @@ class Account:
         oldest_seconds: the age of the oldest of these.
         repeated: requests sent again after a fault, or to a further model.
         fallbacks: answers of another model than the first, by its name.
+        uncounted: answers whose tokens the server did not tell.
     """
 
     answered: int
@@ -43,6 +44,7 @@ class Account:
     oldest_seconds: float
     repeated: int
     fallbacks: Mapping[str, int]
+    uncounted: int
 
 
 class RemoteModel:
@@ -130,6 +132,7 @@ class RemoteModel:
             oldest_seconds=max((now - kept.answered_at for kept in self._found.values()), default=0.0),
             repeated=sum(kept.requests - 1 for kept in self._answered.values()),
             fallbacks={model: others.count(model) for model in dict.fromkeys(others)},
+            uncounted=sum(None in (kept.reply.prompt_tokens, kept.reply.completion_tokens) for kept in every),
         )
 
     def _answers(self, requests: Mapping[str, Request]) -> dict[str, Kept]:

@@ -41,13 +41,15 @@ class RateLimit:
         self._next = 0.0
 
     def take(self, stop: threading.Event) -> None:
-        """Waits for the next free sending time."""
-        with self._lock:
-            now = self._clock.steady()
-            at = max(now, self._next)
-            self._next = at + self._spacing
-        if at > now:
-            self._clock.wait(at - now, stop)
+        """Waits for the next free sending time, which a server may put off while others wait for it; or for `stop`."""
+        while not stop.is_set():
+            with self._lock:
+                now = self._clock.steady()
+                left = self._next - now
+                if left <= 0:
+                    self._next = now + self._spacing
+                    return
+            self._clock.wait(left, stop)
 
     def hold(self, seconds: float) -> None:
         """No further request for so many seconds, whichever thread would send it."""

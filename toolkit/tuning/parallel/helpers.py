@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ModelError, ToolkitError
+from toolkit.models.four_bit import asked_dtype, dtype_name
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.parallel.processes import ALONE, DefectElsewhereError, Processes
@@ -62,7 +63,7 @@ def ask(processes: Processes, module: Any, items: Sequence[Item], settings: Tune
         )
     job = {
         "folder": str(folder.resolve()),
-        "dtype": str(module.dtype).removeprefix("torch."),
+        "dtype": asked_dtype(dtype_name(module)),
         "device": module.device.type,
         "settings": settings.model_dump(mode="json"),
         "seed": seed,

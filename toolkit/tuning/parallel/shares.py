@@ -94,11 +94,11 @@ def resume_everywhere(
         done = checkpoint.resume(folder, key, vector, optimiser, usable)
     if processes.count == 1:
         return done
-    losses, looks = json.loads(processes.from_main(json.dumps(done)))
+    losses, looks, seconds = json.loads(processes.from_main(json.dumps(done)))
     if losses:
         processes.copy_from_main_(vector)
         _copy_state(processes, optimiser)
-    return State(losses, [(step, value) for step, value in looks])
+    return State(losses, [(step, value) for step, value in looks], seconds)
 
 
 def _copy_state(processes: Processes, optimiser: Any) -> None:

@@ -119,6 +119,10 @@ class FusedStep:
         """Makes room for the largest pass before a smaller one is computed, whose room would be too small for it."""
         self._room.open(size)
 
+    def give_back(self) -> None:
+        """Frees the room between passes."""
+        self._room.give_back()
+
     def _output(self, tokens: int, predicting: int, last: bool) -> Shape:
         """Of a layer's output."""
         return Shape((predicting if last else tokens, self._embeddings.weight.shape[1]), self._head.weight.dtype)

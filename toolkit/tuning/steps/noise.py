@@ -50,6 +50,9 @@ class Noisy:
     def reserve(self, kept_bytes: int) -> None:
         self._step.reserve(kept_bytes)
 
+    def give_back(self) -> None:
+        self._step.give_back()
+
     def recompute(self) -> None:
         self._step.recompute()
 

@@ -44,9 +44,13 @@ class Room:
         """Takes everything back, and makes sure of so many bytes."""
         self._used = 0
         if size > len(self._block):
-            device = self._block.device
-            del self._block  # before a larger one is made
-            self._block = torch.empty(size, dtype=torch.uint8, device=device)
+            self.give_back()  # before a larger one is made
+            self._block = self._block.new_empty(size)
+
+    def give_back(self) -> None:
+        """Frees the block."""
+        self._used = 0
+        self._block = self._block.new_empty(0)
 
     def has(self, *shapes: Shape) -> bool:
         """Whether there is room for them all."""

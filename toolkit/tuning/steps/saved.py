@@ -81,6 +81,10 @@ class SavedTensors:
         """Makes room for the largest pass before a smaller one is computed."""
         self._room.open(size + SPARE_BYTES)
 
+    def give_back(self) -> None:
+        """Frees the room between passes."""
+        self._room.give_back()
+
     @contextmanager
     def keeping(self, size: int) -> Iterator[None]:
         """Around a forward pass that saves so many bytes; what it saved is valid until the next one.

@@ -57,6 +57,9 @@ class Step(Protocol):
     def reserve(self, kept_bytes: int) -> None:
         """Makes room for a pass that keeps so much before a smaller one is computed."""
 
+    def give_back(self) -> None:
+        """Frees the room that was made: passes become smaller."""
+
     def recompute(self) -> None:
         """From now on only what enters a layer is kept, and the layer is run again backwards: the same bits.
 
@@ -89,6 +92,9 @@ class ByHand:
 
     def reserve(self, kept_bytes: int) -> None:
         self._step.reserve(kept_bytes)
+
+    def give_back(self) -> None:
+        self._step.give_back()
 
     def recompute(self) -> None:
         self._step.recompute = True
@@ -134,6 +140,9 @@ class _StockModel(ABC):
     def reserve(self, kept_bytes: int) -> None:
         if not self._recomputes and self._module.device.type == "cpu":
             self._saved.reserve(kept_bytes)
+
+    def give_back(self) -> None:
+        self._saved.give_back()
 
     def recompute(self) -> None:
         module = self._module

@@ -1,0 +1,46 @@
+"""What an earlier call left in a training's folder: of another training nothing counts, of this one its time too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.models import adapter_digest
+from toolkit.tuning import TuneSettings, train
+
+SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
+
+
+def test_what_another_training_left_in_the_folder_is_not_taken_for_this_ones(
+    llama: Any, rows: Any, tmp_path: Path
+) -> None:
+    module, sequences = llama(), rows(4)
+    for method, other in (("full", "lora"), ("lora", "full")):
+        folder = tmp_path / method
+        train(module, sequences, SMALL.model_copy(update={"method": other}), folder)
+        again = train(module, sequences, SMALL.model_copy(update={"method": method}), folder)
+        alone = train(module, sequences, SMALL.model_copy(update={"method": method}), tmp_path / f"{method} alone")
+        assert again.digest == adapter_digest(folder) == alone.digest
+        assert {path.name for path in folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
+
+
+def test_the_seconds_of_a_killed_call_are_those_up_to_its_checkpoint(
+    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        """As if the process had died."""
+
+    now = [0.0]
+    monkeypatch.setattr("toolkit.tuning.training.time.perf_counter", lambda: now[0])
+
+    def late(report: Any) -> None:
+        now[0] += 10.0
+        if report.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(llama(), rows(12), SMALL, tmp_path, on_step=late)
+    assert train(llama(), rows(12), SMALL, tmp_path).resumed_seconds == 10.0  # a checkpoint every second step
+    assert train(llama(), rows(12), SMALL, tmp_path).resumed_seconds == 0.0
