@@ -65,7 +65,10 @@ def _line(row: Row) -> str:
     target, parity, doubtful = _target(row), _parity(row), _doubtful(row)
     named = f"{row['work']} at batch {row['batch']}" if "batch" in row else row["work"]
     times = " | ".join(f"{_three(row[side])} {row['unit']}" for side in ("ours", "peer"))
-    return f"| {named}{doubtful} | {times} | {_three(row['ratio'])} | {target} | {_memory(row)} | {parity} |"
+    ratio, equal = _three(row["ratio"]), row.get("ratio_on_peers_rows")
+    if equal is not None:
+        ratio += f" ({_three(equal)} on the peer's {row['compared']} rows)"
+    return f"| {named}{doubtful} | {times} | {ratio} | {target} | {_memory(row)} | {parity} |"
 
 
 def _trained(row: Row) -> str:

@@ -41,12 +41,13 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 """Likewise: a tracking server that is gone would hold up a run for four minutes."""
 
 OUT_OF_MEMORY = (
-    "out of memory; finished work is kept, run the same command again to go on. To need less, lower `batch_tokens`, "
-    "`decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: batch_tokens=2048"
+    "out of memory; finished work is kept, run the same command again, without `--fresh`, to go on. To need less, "
+    "lower `batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: "
+    "batch_tokens=2048"
 )
 NO_SPACE = (
-    "no space is left on the disk{place}; finished work is kept, run the same command again to go on. Free some space, "
-    "or move the run with `--out DIR` and the cache with the variable TOOLKIT_CACHE"
+    "no space is left on the disk{place}; finished work is kept, run the same command again, without `--fresh`, to go "
+    "on. Free some space, or move the run with `--out DIR` and the cache with the variable TOOLKIT_CACHE"
 )
 
 
@@ -125,7 +126,7 @@ def told(debug: bool = False) -> Iterator[None]:
     except ToolkitError as error:
         _fail(str(error), debug)
     except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on", err=True)
+        typer.echo("interrupted; run the same command again, without `--fresh`, to go on", err=True)
         raise typer.Exit(130) from None
     except BrokenPipeError:
         _forget_output()

@@ -154,10 +154,10 @@ class Narrator:
 
 @contextmanager
 def listening(quiet: bool = False, fits: int | None = None, stream: TextIO | None = None) -> Iterator[Listener]:
-    """A listener for `run`, on standard error: a live view on a terminal, else plain lines, or nothing."""
+    """A listener for `run`, on standard error: a live view on a terminal, else plain lines, or problems only."""
     target = stream or sys.stderr
     if quiet:
-        yield lambda name, fields: None
+        yield lambda name, fields: print(fields["text"], file=target) if fields.get("problem") else None
     elif is_live(target):
         with _live(Narrator(fits), target) as listener:
             yield listener

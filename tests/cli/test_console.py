@@ -238,3 +238,11 @@ def test_a_real_run_is_told_from_its_loading_to_its_timing(monkeypatch: pytest.M
         "[2/2] shots: prompt, seed 0\n  3 examples answered in T\nstatistics\n"
         "timed plain one by one on 2 examples\ntimed shots one by one on 2 examples\n"
     )
+
+
+def test_quiet_still_tells_of_problems() -> None:
+    stream = io.StringIO()
+    with listening(quiet=True, stream=stream) as listener:
+        listener("notice", {"text": "the tracker mlflow failed", "settled": True, "problem": True})
+        listener("notice", {"text": "tuned", "settled": True})
+    assert stream.getvalue() == "the tracker mlflow failed\n"

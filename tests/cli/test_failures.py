@@ -50,7 +50,7 @@ def test_debug_shows_where_an_expected_error_came_from(failing: Callable[..., Re
 def test_an_interruption_says_how_to_go_on(failing: Callable[..., Result]) -> None:
     result = failing(KeyboardInterrupt())
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; run the same command again to go on\n"
+    assert result.stderr == "interrupted; run the same command again, without `--fresh`, to go on\n"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_price_file_can_be_read(tmp_path: Path) -> None:
 def test_a_local_model_stands_beside_a_served_one_where_systems_are_compared(tmp_path: Path) -> None:
     (block,) = (found for found in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "models: {local" in found)
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"task: handbook\n{textwrap.dedent(block)}".replace("  ```", ""), encoding="utf-8")
+    path.write_text(f"task: handbook\n{textwrap.dedent(block)}", encoding="utf-8")
     recipe = load_recipe(path)
     (contrast,) = recipe.contrasts
     assert (contrast.a, contrast.b, contrast.varies) == ("lora", "zero_shot", ("model", "dtype"))

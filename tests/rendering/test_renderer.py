@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from toolkit.errors import DataError, OverLengthError
+from toolkit.errors import DataError, ModelError, OverLengthError
 from toolkit.rendering import Draft, Passage, Renderer, Template
+from toolkit.rendering.chat import Chat
 from toolkit.rendering.fit import fitted
 from toolkit.tasks.contract import ChoiceContract, TextContract, target_text
 from toolkit.tasks.example import Example
@@ -256,3 +257,31 @@ def test_what_never_goes_and_is_too_long_is_an_error_naming_the_example(draft: D
     with pytest.raises(OverLengthError, match=f"example 'q'.* {shortest} tokens.* {shortest - 1} ") as caught:
         fitted(draft, renderer, shortest - 1)
     assert "score_as_error" in str(caught.value)
+
+
+def test_where_the_best_demonstration_stands_last_the_first_is_given_up_first(draft: Draft) -> None:
+    nearest = (
+        draft.without_passages().without_demonstrations().with_demonstrations(draft.demonstrations, best_last=True)
+    )
+    shorter = nearest.shortened()
+    assert shorter is not None
+    assert [item.id for item in shorter.demonstrations] == ["d2"]
+    assert shorter.dropped_demonstrations == ("d1",)
+
+
+def test_a_model_that_can_be_told_not_to_think_is_told(make_tokenizer: Any) -> None:
+    """As Qwen 3 and SmolLM 3: without the word, zero-shot would answer `<think>` and a tuned model would not."""
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    chat = Chat(tokenizer)
+    opened = tokenizer.decode(chat.token_ids([Message("user", "why")], opens_answer=True))
+    assert opened.endswith("</think>\n\n")
+
+
+def test_a_model_that_always_thinks_is_refused(make_tokenizer: Any) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    with pytest.raises(ModelError, match="opens every answer with <think>"):
+        Chat(make_tokenizer(template))

@@ -55,9 +55,9 @@ def test_a_value_that_is_not_there_is_an_error_not_an_empty_text(text: str) -> N
 
 
 def test_missing_inputs_are_found_before_any_model_call() -> None:
-    check_inputs(with_user("{{ inputs.question }}"), ["question"])
+    check_inputs(with_user("{{ inputs.question }}"), {"question": "why"})
     with pytest.raises(DataError, match="title"):
-        check_inputs(with_user("{{ inputs.title }}"), ["question"])
+        check_inputs(with_user("{{ inputs.title }}"), {"question": "why"})
 
 
 @pytest.mark.parametrize("part", ["system", "user"])
@@ -159,3 +159,13 @@ def test_a_wrong_template_file_is_refused_with_its_path(tmp_path: Path, text: st
 def test_the_digest_follows_the_texts_not_the_name() -> None:
     assert Template("a", "s", "", "u").digest == Template("b", "s", "", "u").digest
     assert Template("a", "s", "", "u").digest != Template("a", "s", "u", "").digest
+
+
+def test_a_template_that_walks_an_input_is_tried_with_a_row_of_the_data() -> None:
+    inputs = {"turns": [{"role": "user", "text": "hello"}], "price": 2.5}
+    walking = (
+        "{% for turn in inputs.turns %}{{ turn.role }}: {{ turn.text }}{% endfor %}{{ '%.1f' | format(inputs.price) }}"
+    )
+    check_inputs(with_user(walking + "{{ labels[0] }}"), inputs, ("yes", "no"))
+    with pytest.raises(DataError, match="text"):
+        check_inputs(with_user(walking), {**inputs, "turns": [{"role": "user"}]}, ())

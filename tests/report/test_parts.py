@@ -1,5 +1,6 @@
 """The parts of the report: rows, figures, the headline's cases, flips, charts."""
 
+import json
 import re
 
 import pytest
@@ -163,3 +164,22 @@ def test_markdown_in_data_is_shown_as_it_is():
     assert escaped("lora_rag") == "lora_rag"
     assert escaped("a|b *c* <i> [x](y) `d`") == r"a\|b \*c\* &lt;i> [x\](y) \`d\`"
     assert escaped("# no heading") == r"\# no heading"
+
+
+def test_equivalent_is_not_called_unresolved(tmp_path, fake_run):
+    fake_run(names=("few_shot", "lora"), plans=(("few_shot", "lora"),), baseline=None, n=60, groups=30).write(tmp_path)
+    path = tmp_path / "comparison.json"
+    comparison = json.loads(path.read_text())
+    comparison["contrasts"][0] |= {"verdict": "EQUIVALENT", "margin": 0.5}
+    path.write_text(json.dumps(comparison))
+    said = headline(read_run(tmp_path))
+    assert re.fullmatch(r"No single winner: \w+ scores highest, but equivalent to \w+\.", said.answer)
+
+
+def test_a_test_set_that_resolves_nothing_says_so(tmp_path, fake_run):
+    fake_run(names=("few_shot", "lora"), plans=(("few_shot", "lora"),), baseline=None, n=60, groups=5).write(tmp_path)
+    run = read_run(tmp_path)
+    (contrast,) = run.comparison["contrasts"]
+    assert contrast["resolvable_difference"] is None
+    assert contrast["sentence"].endswith("5 independent groups of examples are too few to resolve any difference.")
+    assert headline(run).support[0].endswith("where this test set resolves no difference.")

@@ -314,12 +314,40 @@ def test_results_of_other_data_do_not_stand_beside_what_is_fitted_anew(
     assert not left & {"comparison.json", "ledger.json", "scores.parquet", "usage.parquet", "report.html", "report.md"}
     with pytest.raises(RunError, match="is not finished"):
         tuned_weights(folder, "lora")
+    with pytest.raises(RunError, match="is not finished"):
+        reopen(folder)
     start(strategies, task=str(data))
     assert reopen(folder).show(finished.prepared.task.test[0].id)
     test = (data / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (data / "test.jsonl").write_text("".join(test[1:]), encoding="utf-8")
     with pytest.raises(RunError, match="the test split of"):
         reopen(folder).show(finished.prepared.task.test[0].id)
+
+
+def test_a_changed_corpus_is_other_data(start: Start, world: Any, all_strategies: Any, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(world.text_task, tmp_path / "data"))
+    folder = start({"zero_shot": [], "rag": all_strategies["rag"]}, task=str(data)).folder
+    document = next(path for path in sorted((data / "corpus").rglob("*")) if path.is_file())
+    document.write_text(document.read_text(encoding="utf-8") + " More is said now.", encoding="utf-8")
+
+    def interrupt(name: str, fields: Any) -> None:
+        if name == "chunk":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start({"zero_shot": [], "rag": all_strategies["rag"]}, task=str(data), listener=interrupt)
+    assert not (folder / "comparison.json").exists()
+
+
+def test_a_contrast_that_cannot_be_measured_is_refused_and_the_others_stand(start: Start, all_strategies: Any) -> None:
+    """Half-way through, a run must not end without its report for one question that has no answer."""
+    strategies = {"zero_shot": [], "few_shot": all_strategies["few_shot"], "rag": all_strategies["rag"]}
+    asked = [{"a": "rag", "b": "few_shot", "metric": "recall_at_k"}]
+    result = start(strategies, contrasts=asked, timing={"examples": 0})
+    *others, refused = result.comparison["contrasts"]
+    assert "has no scores of metric 'recall_at_k'" in refused["refused"]
+    assert [one["refused"] for one in others] == [None, None]
+    assert "recall_at_k" in (result.folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_run_is_not_opened_on_other_weights(start: Start, world: Any, tmp_path: Path) -> None:

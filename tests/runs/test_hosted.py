@@ -54,7 +54,9 @@ def no_report(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waiting before a repetition takes next to no time; what stands in the list is added to the time of day."""
+    """Waiting before a repetition takes next to no time, but where the server asks for it; what stands in the list is
+    added to the time of day.
+    """
     added: list[float] = [0.0]
 
     def wall() -> float:

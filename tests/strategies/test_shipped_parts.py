@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from toolkit.errors import DataError, RecipeError
 from toolkit.inference import LocalModel, ScriptedModel
+from toolkit.meter import Meter
 from toolkit.prompting import shows_itself
 from toolkit.rendering import Renderer
-from toolkit.retrieval import covered_share
+from toolkit.retrieval import HashingEncoder, covered_share
 from toolkit.strategies.controls import OracleAdapter, RandomPassagesAdapter
 from toolkit.strategies.neighbours import NearestNeighbourAdapter
 from toolkit.strategies.prompt import PromptAdapter
@@ -153,6 +154,45 @@ def test_the_oracle_shows_the_gold_passage_first_and_as_many_as_retrieval(
     assert gold[1].document == found[0].document
     assert len(gold) == len(found)
     assert [item.rank for item in gold] == [1, 2]
+
+
+def test_the_oracle_shows_all_chunks_that_a_long_span_lies_in(
+    text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any
+) -> None:
+    assert text_task.corpus is not None
+    text = " ".join(f"word{number}" for number in range(40))
+    (text_task.corpus / "long.txt").write_text(text, encoding="utf-8")
+    start, end = text.index("word12"), text.index("word35")
+    span = replace(text_task.test[0].spans[0], document="long", start=start, end=end)
+    example = replace(text_task.test[0], spans=(span,))
+    oracle = fit_on(make_bench(text_task, tiny_model), OracleAdapter(top_k=4, **SMALL)).system
+    found = [(item.document, item.start, item.end) for item in oracle.answer([example])[0].retrieved]
+    assert covered_share(found[:1], ("long", start, end)) < 1
+    assert covered_share([place for place in found if place[0] == "long"], ("long", start, end)) > 0.95
+    assert {place[0] for place in found[:3]} == {"long"}
+
+
+def test_questions_longer_than_the_embedder_reads_are_told(
+    text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any
+) -> None:
+    class Narrow(HashingEncoder):
+        max_tokens = 40
+
+    told: list[str] = []
+
+    def listener(name: str, fields: Any) -> None:
+        if name == "notice":
+            told.append(fields["text"])
+
+    long = replace(text_task.train[0], inputs={"question": "why " * 50})
+    for train, expected in (((long, *text_task.train[1:]), 1), (text_task.train, 0)):
+        task = replace(text_task, train=train)
+        bench = make_bench(task, tiny_model, embedder=Narrow, meter=Meter(listener))
+        fit_on(bench, RetrieveAdapter(top_k=2, **SMALL))
+        assert len(told) == expected
+        questions = len(task.train) + len(task.validation)
+        told = [text for text in told if not text.startswith(f"1 of {questions} questions are longer than the 40 tok")]
+        assert told == []
 
 
 def test_the_oracle_never_passes_another_passage_off_as_gold(

@@ -295,12 +295,17 @@ def test_json_answers_are_one_value_in_every_format(here):
         writer = csv.writer(file)
         writer.writerow(["words", "record"])
         writer.writerows([row["words"], json.dumps(row["record"])] for row in rows)
+    as_text = [{**row, "record": json.dumps(row["record"])} for row in rows]
+    (here / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in as_text))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(as_text), here / "j.parquet")
     columns = {"inputs": {"text": "words"}, "target": "record"}
     made = [
-        load_task(task(kind="json", data={"files": f"j.{end}"}, columns=columns, make={"validation": 2, "test": 2}))
-        for end in ("jsonl", "csv")
+        load_task(task(kind="json", data={"files": name}, columns=columns, make={"validation": 2, "test": 2}))
+        for name in ("j.jsonl", "j.csv", "t.jsonl", "j.parquet")
     ]
-    assert [e.targets for e in made[0].train] == [e.targets for e in made[1].train]
+    for one in made:
+        assert [e.targets for e in one.train] == [e.targets for e in made[0].train]
+        assert isinstance(one.train[0].targets[0], dict)
     (here / "j.csv").write_text("words,record\nabc,{oops\n")
     assert "j.csv:2: column 'record' is not JSON, found '{oops'" in refusal(
         task(kind="json", data={"files": "j.csv"}, columns=columns, make={"validation": 2, "test": 2})

@@ -339,3 +339,18 @@ def test_a_string_may_hold_line_separators(folder, rows):
         json.dumps(rows["train"][0] | {"inputs": {"question": "one\u2028two"}}, ensure_ascii=False) + "\n"
     )
     assert load_task(folder(rows)).train[0].inputs == {"question": "one\u2028two"}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("first line\nsecond line", "is written as"),
+        ("Not in the documents.", "read back as abstained"),
+    ],
+)
+def test_a_target_that_is_not_read_back_as_it_is_written_stops_before_anything_is_computed(folder, rows, target, said):
+    """A model that says it to the letter would be wrong."""
+    rows["train"][0]["targets"] = [target]
+    message = refusal(folder(rows, "name: geese\nkind: text\nabstention: not in the documents\n"))
+    assert "task/train.jsonl:1: the target" in message
+    assert said in message

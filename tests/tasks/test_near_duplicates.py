@@ -80,3 +80,13 @@ def test_three_thousand_rows_take_seconds():
     index = NearDuplicates(texts)
     assert time.process_time() - started < 5
     assert index.shapes[0] in dict(index.near[index.shapes[2999]])
+
+
+def test_capitals_that_tell_no_names_tell_texts_apart():
+    """German nouns and titles are what such texts are about."""
+    things = ("Adresse", "Telefonnummer", "Karte", "Vollmacht", "Steuernummer", "Unterschrift", "Kontoart", "Filiale")
+    german = [f"Wie ändere ich eigentlich meine {thing} bei der Bank?" for thing in things * 2]
+    found = pairs(german)
+    assert found == {(at, at + len(things)) for at in range(len(things))}
+    english = [f"How do I change the address of {name} at the bank?" for name in ("Anna", "Bo Berg", "Cy") * 6]
+    assert len(pairs(english)) == 18 * 17 // 2

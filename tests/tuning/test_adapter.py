@@ -106,7 +106,9 @@ def test_an_unknown_target_module_is_refused(llama: Any) -> None:
 
 
 def test_one_unknown_target_module_among_others_is_refused(llama: Any) -> None:
-    with pytest.raises(ModelError, match="target_modules: 'v_porj' is the name of no layer; adapted would be q_proj"):
+    with pytest.raises(
+        ModelError, match=r"target_modules: 'v_porj' is the name of no layer \(did you mean 'v_proj'\?\)"
+    ):
         new_adapter(llama(), TuneSettings(target_modules=("q_proj", "v_porj")), seed=0)
     new_adapter(llama(), TuneSettings(target_modules=("self_attn.q_proj", "v_proj")), seed=0)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.errors import ModelError
 from toolkit.models import adapter_digest
 from toolkit.tuning import TuneSettings, train
 
@@ -24,6 +25,14 @@ def test_what_another_training_left_in_the_folder_is_not_taken_for_this_ones(
         alone = train(module, sequences, SMALL.model_copy(update={"method": method}), tmp_path / f"{method} alone")
         assert again.digest == adapter_digest(folder) == alone.digest
         assert {path.name for path in folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
+
+
+def test_a_training_that_is_refused_leaves_the_earlier_adapter(llama: Any, rows: Any, tmp_path: Path) -> None:
+    module, sequences = llama(), rows(4)
+    digest = train(module, sequences, SMALL, tmp_path).digest
+    with pytest.raises(ModelError, match="target_modules"):
+        train(module, sequences, SMALL.model_copy(update={"target_modules": ("no_such_layer",)}), tmp_path)
+    assert adapter_digest(tmp_path) == digest
 
 
 def test_the_seconds_of_a_killed_call_are_those_up_to_its_checkpoint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,6 +147,8 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     chosen = [*overrides, *([] if model is None else [f"model={model}"])]
     recipe = load_recipe(target, chosen)
     task, sources = load_task_with_sources(recipe.task, recipe.path)
+    if recipe.metrics:
+        task = replace(task, metrics=tuple(recipe.metrics))
     problems, remarks = _embedder_problems(recipe), list[str]()
     meter = Meter(lambda name, fields: typer.echo(fields["text"], err=True) if name == "notice" else None)
     store = Store(cache_folder() / "store")
@@ -154,7 +156,9 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     def load(name: str) -> FoundationModel:
         if model is not None or _is_here(name, recipe):
             return load_model(name, recipe, store, meter)
-        remarks.append(f"the model '{name}' is not here: lengths are counted in words; to fetch it: --model {name}")
+        remarks.append(
+            f"the model '{name}' is not here: lengths are counted in words; to fetch it: toolkit models pull {name}"
+        )
         return _absent(name)
 
     renderer = None

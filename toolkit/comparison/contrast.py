@@ -19,6 +19,7 @@ from toolkit.comparison.measure import (
     over_seeds,
 )
 from toolkit.comparison.verdict import Evidence, Word, decide, flips_when, sentence
+from toolkit.errors import DataError
 from toolkit.evaluation import ScoreRow
 from toolkit.evaluation.metric import Metric
 from toolkit.statistics import cluster_bootstrap, holm, mean_interval
@@ -93,17 +94,27 @@ def contrasts(
         FairnessError: two strategies were not scored on the same examples.
     """
     trials = {name: candidate.trials for name, candidate in candidates.items()}
-    refusals = [check_trials(plan.a, plan.b, trials, unequal_trials) for plan in plans]
-    allowed = [plan for plan, reason in zip(plans, refusals, strict=True) if reason is None]
-    measured = [measure(rows, candidates, plan, metrics[plan.metric], alpha) for plan in allowed]
-    adjusted = iter([float(p) for p in holm([found.p_value for found in measured])] if measured else [])
-    results, findings = [], iter(measured)
-    for plan, reason in zip(plans, refusals, strict=True):
-        if reason is None:
-            results.append(_judged(plan, next(findings), next(adjusted), alpha, smoke))
-        else:
-            results.append(_refused(plan, reason))
-    return results
+    found = [
+        check_trials(plan.a, plan.b, trials, unequal_trials)
+        or _measured(rows, candidates, plan, metrics[plan.metric], alpha)
+        for plan in plans
+    ]
+    p_values = [one.p_value for one in found if not isinstance(one, str)]
+    adjusted = iter([float(p) for p in holm(p_values)] if p_values else [])
+    return [
+        _refused(plan, one) if isinstance(one, str) else _judged(plan, one, next(adjusted), alpha, smoke)
+        for plan, one in zip(plans, found, strict=True)
+    ]
+
+
+def _measured(
+    rows: Sequence[ScoreRow], candidates: Mapping[str, Candidate], plan: Plan, metric: Metric, alpha: float
+) -> Measured | str:
+    """A contrast as measured, or why it cannot be: one side has no scores of the metric, of retrieval for example."""
+    try:
+        return measure(rows, candidates, plan, metric, alpha)
+    except DataError as error:
+        return str(error)
 
 
 def slice_scores(rows: Sequence[ScoreRow], candidate: Candidate, metric: Metric) -> dict[str, tuple[float, int]]:

@@ -25,7 +25,7 @@ class Evidence:
     clusters: int
 
     @property
-    def is_of_equals(self) -> bool:
+    def never_differed(self) -> bool:
         """Nothing differed anywhere, which says nothing of what would be found if it did."""
         return self.difference == 0 and self.interval == (0, 0) and not math.isfinite(self.resolvable_difference)
 
@@ -57,7 +57,7 @@ def sentence(a: str, b: str, metric: str, word: Word, evidence: Evidence) -> str
         return f"{a} and {b} are equivalent within the declared margin (difference [{low}, {high}])."
     if word == "SMOKE":
         return f"{a} against {b}: a smoke run on a sample; it shows that things work and decides nothing."
-    if evidence.is_of_equals:
+    if evidence.never_differed:
         return f"{a} against {b} is unresolved: the two never differed in {metric}."
     if not math.isfinite(evidence.resolvable_difference):
         return (
@@ -82,7 +82,7 @@ def flips_when(b: str, word: Word, evidence: Evidence, n: int) -> str:
         return "a smaller margin."
     if word == "SMOKE":
         return "a run on the whole test set."
-    return "a larger test set." if evidence.is_of_equals else "a test set of more independent groups."
+    return "a larger test set." if evidence.never_differed else "a test set of more independent groups."
 
 
 def points(value: float) -> str:

@@ -38,7 +38,7 @@ class LocalModel:
         module: a transformers causal language model, in eval mode.
         renderer: over the model's tokeniser.
         name, digest: for score tables and keys.
-        context_tokens: the longest sequence the model takes.
+        context_tokens: the longest sequence the model takes; None where nothing says so.
         batch_tokens: tokens a forward pass; fixed before a run, for a pass's make-up moves bf16 results. On a GPU that
             runs out of memory it is halved and the work done again.
         source: where the weights come from exactly; empty where nobody says.

@@ -19,6 +19,8 @@ from toolkit.tasks.messages import Message
 TODAY = date(2025, 1, 1)
 """The date for chat templates that print one: the same on every day, else no run could be repeated."""
 
+THINKING = "<think>"
+
 PLAIN_CHAT = (
     "{{ bos_token if bos_token and opens_with_bos else '' }}"
     "{% for message in messages %}"
@@ -41,7 +43,7 @@ class Chat:
         opens_with_bos: whether the tokeniser puts BOS in front of a text.
 
     Raises:
-        ModelError: the chat template fails on a plain conversation.
+        ModelError: the chat template fails on a plain conversation, or has every answer begin with thoughts.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -100,6 +102,7 @@ class Chat:
                 add_generation_prompt=opens_answer,
                 tokenize=False,
                 opens_with_bos=self.opens_with_bos,
+                enable_thinking=False,  # an answer is what the model says, and what it is taught to say
                 date_string=TODAY.strftime("%d %b %Y"),
                 strftime_now=TODAY.strftime,
             )
@@ -116,6 +119,11 @@ class Chat:
                 self._text(said, True)
             except Exception as error:
                 raise ModelError(f"the model's chat template fails on a plain conversation: {error}") from error
+        if self._text(said, True).rstrip().endswith(THINKING):
+            raise ModelError(
+                f"the model's chat template opens every answer with {THINKING}, so that its thoughts would be taken "
+                "for its answer: use a model whose template knows `enable_thinking`, or one that does not think"
+            )
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:

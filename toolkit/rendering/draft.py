@@ -37,6 +37,7 @@ class Draft:
         template: turns the draft into messages.
         contract: states and writes answers.
         demonstrations: labelled examples, shown in this order.
+        best_last: the demonstrations are ordered by worth, so that the first is given up first.
         passages: best first.
         turns: what was said after the question (tool results, a draft answer to improve).
         dropped: passages that did not fit the context, then demonstrations (as their ids).
@@ -50,9 +51,11 @@ class Draft:
     turns: tuple[Message, ...] = ()
     dropped_passages: tuple[Passage, ...] = ()
     dropped_demonstrations: tuple[str, ...] = ()
+    best_last: bool = False
 
-    def with_demonstrations(self, examples: Sequence[Example]) -> Draft:
-        return replace(self, demonstrations=(*self.demonstrations, *examples))
+    def with_demonstrations(self, examples: Sequence[Example], best_last: bool = False) -> Draft:
+        shown = (*self.demonstrations, *examples)
+        return replace(self, demonstrations=shown, best_last=best_last or self.best_last)
 
     def with_passages(self, passages: Sequence[Passage]) -> Draft:
         return replace(self, passages=(*self.passages, *passages))
@@ -72,13 +75,17 @@ class Draft:
         return replace(self, example=replace(self.example, inputs=inputs), passages=(), turns=())
 
     def shortened(self) -> Draft | None:
-        """The same draft with its last passage, else its last demonstration, dropped; None when nothing can go."""
+        """The same draft with its last passage, else its last demonstration (or the first, where the best stands last),
+        dropped; None when nothing can go.
+        """
         if self.passages:
-            gone = (self.passages[-1], *self.dropped_passages)
-            return replace(self, passages=self.passages[:-1], dropped_passages=gone)
+            dropped = (self.passages[-1], *self.dropped_passages)
+            return replace(self, passages=self.passages[:-1], dropped_passages=dropped)
         if self.demonstrations:
-            names = (self.demonstrations[-1].id, *self.dropped_demonstrations)
-            return replace(self, demonstrations=self.demonstrations[:-1], dropped_demonstrations=names)
+            first, last = self.demonstrations[0], self.demonstrations[-1]
+            gone, kept = (first, self.demonstrations[1:]) if self.best_last else (last, self.demonstrations[:-1])
+            names = (gone.id, *self.dropped_demonstrations)
+            return replace(self, demonstrations=kept, dropped_demonstrations=names)
         return None
 
     def messages(self) -> tuple[Message, ...]:

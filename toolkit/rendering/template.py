@@ -26,6 +26,7 @@ from toolkit.resources import find
 
 if TYPE_CHECKING:
     from jinja2 import Template as JinjaTemplate
+    from pydantic import JsonValue
 
 SEES: Mapping[str, tuple[str, ...]] = {
     "system": ("instruction", "labels"),
@@ -109,6 +110,10 @@ class Template:
             raise DataError(f"template '{self.name}', {part}: {error}") from error
 
 
-def check_inputs(template: Template, names: Sequence[str]) -> None:
-    """Render the user text once with the task's input names, so a missing one is found before any model call."""
-    template.render("user", {"inputs": dict.fromkeys(names, "x"), "labels": ()})
+def check_inputs(template: Template, inputs: Mapping[str, JsonValue], labels: Sequence[str] = ()) -> None:
+    """Render the user text once with an example's inputs, so that a missing one is found before any model call.
+
+    Raises:
+        DataError: it does not render.
+    """
+    template.render("user", {"inputs": inputs, "labels": labels})

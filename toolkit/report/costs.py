@@ -26,7 +26,7 @@ def costs(run: RunFiles) -> Section:
     if merges:
         blocks += [Subheading("Merging"), Bullets(tuple(merges))]
     stages = [(name, figures.seconds(value)) for name, value in sorted(run.ledger.get("stages_seconds", {}).items())]
-    peak = ("peak memory of the process", figures.size(run.ledger.get("peak_memory_bytes")))
+    peak = ("peak memory of a process", figures.size(run.ledger.get("peak_memory_bytes")))
     blocks += [Subheading("This run, by stage"), Facts((*stages, peak))]
     return Section("costs", "Costs", tuple(blocks))
 
@@ -118,7 +118,7 @@ def _per_query(run: RunFiles) -> Table:
 
 
 def _price_per_1000(run: RunFiles, name: str) -> float | None:
-    """A mean over the answers whose price is known: beside those, one that no hosted model gave cost nothing."""
+    """A mean over the answers whose price is known; an answer that no hosted model gave is free."""
     rows = [row for row in run.usage if row.strategy == name]
     prices = [row.price for row in rows if row.price is not None]
     known = len(prices) + sum(row.price is None and not row.answered_by for row in rows)

@@ -36,6 +36,11 @@ def amount(value: float | None, metric: str, signed: bool = False) -> str:
     return decimal(100 * value if in_points(metric) else value, signed)
 
 
+def at_least(value: float | None, metric: str) -> str:
+    """What a test set resolves: None where it is no difference at all."""
+    return "no difference" if value is None else f"{amount(value, metric)} or more"
+
+
 def decimal(value: float, signed: bool = False) -> str:
     """One decimal with a real minus sign; what rounds to zero has no sign."""
     shown = f"{abs(value):,.1f}"

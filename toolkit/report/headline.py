@@ -70,9 +70,10 @@ def _answer(comparison: Record) -> tuple[str, tuple[str, ...]]:
     if not tested and not found.refused and not found.untested:
         spread = figures.interval(tuple(facts["interval"]), metric)
         return f"{found.best} scores {score} {spread}; it is the only candidate, so nothing is compared.", support
-    open_ends = [side.against for side in (*found.equivalent, *found.unresolved)]
+    sides = {"not resolved from": found.unresolved, "equivalent to": found.equivalent}
+    open_ends = [f"{how} {listed([side.against for side in some])}" for how, some in sides.items() if some]
     if open_ends:
-        return f"No single winner: {found.best} scores highest, but not resolved from {listed(open_ends)}.", support
+        return f"No single winner: {found.best} scores highest, but {' and '.join(open_ends)}.", support
     if not found.beaten:
         return f"No answer yet: {found.best} scores highest ({score}), but nothing was tested against it.", support
     return _said_of_winner(found, metric), support
@@ -96,10 +97,8 @@ def _support(found: Standing, metric: str) -> tuple[str, ...]:
         lines.append(f"{found.best} beats {listed(beaten)}.")
     for side in found.unresolved:
         gap, spread = figures.amount(side.difference, metric, signed=True), figures.interval(side.interval, metric)
-        least = figures.amount(side.resolvable, metric)
-        lines.append(
-            f"Not resolved from {side.against}: gap {gap} {spread}, where this test set resolves {least} or more."
-        )
+        least = figures.at_least(side.resolvable, metric)
+        lines.append(f"Not resolved from {side.against}: gap {gap} {spread}, where this test set resolves {least}.")
     for side in found.equivalent:
         spread = figures.interval(side.interval, metric)
         lines.append(f"Equivalent to {side.against} within the margin (difference {spread}): take the cheaper.")

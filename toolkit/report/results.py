@@ -72,7 +72,7 @@ def _card(contrast: Record) -> Card:
         ("Examples", f"{contrast['n']:,} in {figures.counted(contrast['clusters'], 'cluster')}"),
         ("Design effect", figures.NOTHING if effect is None else f"{effect:.2f}"),
         ("p (Holm; alone)", f"{figures.p_value(contrast['p_holm'])}; {figures.p_value(contrast['p_value'])}"),
-        ("Resolves", f"{figures.amount(contrast['resolvable_difference'], metric)} or more"),
+        ("Resolves", figures.at_least(contrast["resolvable_difference"], metric)),
         ("Interval", contrast["method"]),
         ("Test", contrast["test"]),
     ]

@@ -44,6 +44,8 @@ def check_models(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
 def check_contrasts(recipe: Recipe, metrics: Sequence[Metric]) -> None:
     """Of each contrast its metric and margin; the first of the metrics is the primary one."""
     known = {metric.name: metric for metric in metrics}
+    if problem := _too_wide(recipe.margin, metrics[0]):
+        raise RecipeError(f"{recipe.where('margin')}: {problem}")
     problems = [
         f"{contrast.a} - {contrast.b}: {problem}"
         for contrast in recipe.contrasts
@@ -57,14 +59,23 @@ def _in_contrast(contrast: ContrastSpec, known: Mapping[str, Metric], primary: M
     if contrast.metric is not None and contrast.metric not in known:
         yield f"'{contrast.metric}' is not measured{nearest(contrast.metric, list(known))}"
         return
+    metric = primary if contrast.metric is None else known[contrast.metric]
+    if metric.informational:
+        yield f"'{metric.name}' ranks nothing: neither side can be better on it"
     if contrast.metric == primary.name:
         yield f"'{contrast.metric}' is the primary metric, on which contrasts are anyway: leave `metric` out"
-    low, high = (primary if contrast.metric is None else known[contrast.metric]).bounds
-    if contrast.margin is not None and contrast.margin >= high - low:
-        yield (
-            f"the margin {contrast.margin:g} is as wide as the metric, from {low:g} to {high:g}, so that any two would "
-            "be equivalent: it is in the metric's own unit, where 0.02 is 2 points"
-        )
+    if problem := _too_wide(contrast.margin, metric):
+        yield problem
+
+
+def _too_wide(margin: float | None, metric: Metric) -> str | None:
+    low, high = metric.bounds
+    if margin is None or margin < high - low:
+        return None
+    return (
+        f"the margin {margin:g} is as wide as {metric.name}, from {low:g} to {high:g}, so that any two would be "
+        "equivalent: it is in the metric's own unit, where 0.02 is 2 points"
+    )
 
 
 def declares(settings: Adapter, dependency: Dependency) -> bool:

@@ -35,7 +35,7 @@ def tuned_weights(root: Path, name: str, seed: int | None = None) -> Tuned:
     folder = RunFolder(root)
     recipe = recipe_of(folder)
     strategy = strategy_of(folder, recipe, name)
-    if not (folder.manifest.is_file() and folder.comparison.is_file()):
+    if not folder.is_finished:
         raise RunError(f"{root} is not finished: run the recipe to its end first")
     place = next((place for place, item in enumerate(strategy.adapters) if item.settings.tunes), None)
     if place is None:

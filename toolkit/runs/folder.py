@@ -41,11 +41,21 @@ class RunFolder:
         self.report = root / "report.html"
         self.markdown = root / "report.md"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the results of what the manifest names are there: every system was fitted under it."""
+        return self.manifest.is_file() and self.comparison.is_file()
+
     def system(self, strategy: str, seed: int | None) -> Path:
         return self.root / "systems" / strategy / seed_name(seed)
 
     def outputs(self, strategy: str, seed: int | None) -> Path:
         return self.root / "outputs" / strategy / f"{seed_name(seed)}.jsonl"
+
+    def made_of(self) -> dict[str, Any]:
+        """The manifest."""
+        found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        return found
 
     def begin(self, manifest: bytes) -> None:
         """Writes what the run is made of. Where that is new, the results of what it was made of before are removed:
@@ -57,7 +67,9 @@ class RunFolder:
         write_atomically(self.manifest, manifest)
 
     def forget(self) -> None:
-        """Removes what was fitted, answered, timed, tracked and found here, so that it is computed anew."""
+        """Removes what was fitted, answered, timed and tracked here, so that it is computed anew; without the manifest
+        `begin` removes the results too.
+        """
         for folder in (self.root / "systems", self.root / "outputs", self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (self.timings, self.training, self.mlflow, self.manifest):

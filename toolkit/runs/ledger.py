@@ -28,8 +28,8 @@ def ledger(
 ) -> dict[str, Any]:
     """The run's ledger: seconds by stage, peak memory, and for each strategy fixed and per-query costs.
 
-    The peak is the largest of all processes that worked on the run. Seconds of answers and fits are as first measured,
-    also where they came from the Store.
+    The peak is the largest of the processes that wrote to the run's folder; a training's helpers do not. Seconds of
+    answers and fits are as first measured, also where they came from the Store.
     """
     stages: dict[str, float] = {}
     for row in timings:

@@ -25,17 +25,18 @@ def machine_limits(root: Path) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         raise RunError(
-            f"out of memory; finished work is kept in {root}, run the same command again to go on. To need less, lower "
-            "`batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: "
-            "batch_tokens=2048"
+            f"out of memory; finished work is kept in {root}, run the same command again, without `--fresh`, to go on. "
+            "To need less, lower `batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for "
+            "example: batch_tokens=2048"
         ) from error
     except OSError as error:
         if not _is_out_of_space(error):
             raise
         place = f" ({error.filename})" if error.filename else ""
         raise RunError(
-            f"no space is left on the disk{place}; finished work is kept in {root}, run the same command again to go "
-            "on. Free some space, or move the run with `--out DIR` and the cache with the variable TOOLKIT_CACHE"
+            f"no space is left on the disk{place}; finished work is kept in {root}, run the same command again, "
+            "without `--fresh`, to go on. Free some space, or move the run with `--out DIR` and the cache with the "
+            "variable TOOLKIT_CACHE"
         ) from error
 
 

@@ -184,7 +184,7 @@ def _benches(
                 over_length=recipe.over_length,
             )
             _check_conditions(recipe, strategy.name, conditions)
-            check_inputs(conditions.template, list(task.test[0].inputs))
+            check_inputs(conditions.template, task.test[0].inputs, task.contract.labels)
             facts = environment(model, recipe)
             made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
         benches[strategy.name] = made[wanted]

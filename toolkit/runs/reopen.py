@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -125,7 +125,8 @@ class FinishedRun:
             DataError: no strategy has answered such an example.
             RunError: the test split is no longer the run's.
         """
-        _check_task(self.folder, "test split", "test_digest", self.prepared.task.test_digest)
+        made_of = self.folder.made_of()
+        _check_task(self.folder, made_of, "test split", "test_digest", self.prepared.task.test_digest)
         by_id = {example.id: example for example in self.prepared.task.test}
         shown, ids = [], set()
         for strategy in self.strategies:
@@ -215,22 +216,23 @@ def reopen(root: Path, listener: Listener | None = None, load: ModelLoader | Non
     """Opens a run folder.
 
     Raises:
-        RunError: it holds no run, or what was fitted was fitted to other weights, or to another task, than the recipe's
-            names mean today.
+        RunError: it holds no run or an unfinished one, or its systems were fitted to other weights, or to another task,
+            than the recipe's names mean today.
         ToolkitError: its recipe's task or models cannot be loaded.
     """
     folder = RunFolder(root)
     recipe = recipe_of(folder)
-    if not folder.manifest.is_file():
+    if not folder.is_finished:
         raise RunError(f"{root} is not finished: run the recipe to its end first")
     prepared = prepare(recipe, Store(cache_folder() / "store"), Meter(listener), load, finished=True)
-    _check_task(folder, "task", "training_digest", prepared.task.training_digest)
-    _check_models(folder, prepared)
+    made_of = folder.made_of()
+    _check_task(folder, made_of, "task", "training_digest", prepared.task.training_digest)
+    _check_models(folder, made_of, prepared)
     return FinishedRun(folder, prepared)
 
 
-def _check_task(folder: RunFolder, what: str, key: str, digest: str) -> None:
-    known = json.loads(folder.manifest.read_text(encoding="utf-8"))["task"]
+def _check_task(folder: RunFolder, made_of: Mapping[str, Any], what: str, key: str, digest: str) -> None:
+    known = made_of["task"]
     if known[key] != digest:
         raise RunError(
             f"the {what} of '{known['name']}' is no longer that of the run in {folder.root} ({digest[:12]} and not "
@@ -238,8 +240,8 @@ def _check_task(folder: RunFolder, what: str, key: str, digest: str) -> None:
         )
 
 
-def _check_models(folder: RunFolder, prepared: Prepared) -> None:
-    known = json.loads(folder.manifest.read_text(encoding="utf-8"))["models"]
+def _check_models(folder: RunFolder, made_of: Mapping[str, Any], prepared: Prepared) -> None:
+    known = made_of["models"]
     for name, model in prepared.models.items():
         if name in known and known[name]["digest"] != model.digest:
             raise RunError(

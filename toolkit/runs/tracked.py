@@ -48,7 +48,7 @@ class Tracked:
 
     def __init__(self, trackers: Sequence[Tracker], recipe: Recipe, onward: Listener) -> None:
         self._onward = onward
-        self._feed = Feed(trackers, lambda text: onward("notice", {"text": text, "settled": True}))
+        self._feed = Feed(trackers, lambda text: onward("notice", {"text": text, "settled": True, "problem": True}))
         self._events = TrainingEvents(self._feed, lambda strategy, seed: described(recipe, strategy, seed))
         self._results: Mapping[str, Result] | None = None
 

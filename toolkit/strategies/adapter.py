@@ -92,7 +92,7 @@ class FitContext(Protocol):
     def cached(self, content: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         """A folder built once for its content key (settings and digests, never names) and kept in the Store."""
 
-    def spent_before(self, seconds: float) -> None:
+    def add_earlier(self, seconds: float) -> None:
         """Adds to what fitting took: work of killed processes, from which this one goes on."""
 
     def drafts(self, split: FittingSplit) -> list[tuple[Example, Draft]]:

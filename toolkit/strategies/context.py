@@ -48,7 +48,7 @@ class PartContext:
         self.folder = folder
         self._known = KnownTrials(folder / "trials.jsonl")
         self.trials: list[float] = list(self._known.values)
-        self.cached_seconds = 0.0
+        self.earlier_seconds = 0.0
 
     @property
     def strategy_name(self) -> str:
@@ -89,11 +89,11 @@ class PartContext:
         known = self._bench.store.get(key)
         folder = known if known is not None else self._bench.store.put(key, timed)
         if known is not None:
-            self.cached_seconds += float(json.loads((folder / "built.json").read_text(encoding="utf-8"))["seconds"])
+            self.earlier_seconds += float(json.loads((folder / "built.json").read_text(encoding="utf-8"))["seconds"])
         return folder
 
-    def spent_before(self, seconds: float) -> None:
-        self.cached_seconds += seconds
+    def add_earlier(self, seconds: float) -> None:
+        self.earlier_seconds += seconds
 
     def drafts(self, split: FittingSplit) -> list[tuple[Example, Draft]]:
         examples = self.task.split(split)

@@ -38,6 +38,9 @@ class OracleAdapter(RetrieveAdapter):
 class OraclePassages(Part):
     def __init__(self, retriever: Retriever, top_k: int) -> None:
         self._retriever, self._top_k = retriever, top_k
+        self._chunks: dict[str, list[Chunk]] = {}
+        for chunk in retriever.chunks:
+            self._chunks.setdefault(chunk.document, []).append(chunk)
 
     def extend(self, drafts: Sequence[Draft]) -> list[Draft]:
         found = self._retriever.search([question_of(draft.example) for draft in drafts], top_k=self._top_k)
@@ -47,18 +50,29 @@ class OraclePassages(Part):
         ]
 
     def _gold_first(self, draft: Draft, nearest: list[Passage]) -> list[Passage]:
-        gold = [self._holding((span.document, span.start, span.end)) for span in draft.example.spans]
+        gold = [item for span in draft.example.spans for item in self._holding((span.document, span.start, span.end))]
         places = {(item.document, item.start) for item in gold}
         others = [item for item in nearest if (item.document, item.start) not in places]
         chosen = [*dict.fromkeys(gold), *others][: self._top_k]
         return [replace(item, rank=rank) for rank, item in enumerate(chosen, start=1)]
 
-    def _holding(self, span: Span) -> Passage:
-        """The first chunk that holds most of a span."""
-        best = max(self._retriever.chunks, key=lambda chunk: covered_share([_span(chunk)], span))
-        if not covered_share([_span(best)], span):
+    def _holding(self, span: Span) -> list[Passage]:
+        """The chunk that holds most of a span, then those that add most of what is missing."""
+        chosen: list[Chunk] = []
+        held = 0.0
+
+        def share(chunk: Chunk) -> float:
+            return covered_share([_span(one) for one in (*chosen, chunk)], span)
+
+        while held < 1:
+            best = max(self._chunks.get(span[0], ()), key=share, default=None)
+            if best is None or share(best) <= held:
+                break
+            held = share(best)
+            chosen.append(best)
+        if not chosen:
             raise DataError(f"gold span {span[1]}:{span[2]} of document '{span[0]}' is in no passage of the corpus")
-        return Passage(best.document, best.start, best.end, best.text)
+        return [Passage(chunk.document, chunk.start, chunk.end, chunk.text) for chunk in chosen]
 
 
 def _span(chunk: Chunk) -> Span:

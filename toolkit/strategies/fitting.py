@@ -98,7 +98,7 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
         context.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         part = made = adapter.settings.fit(context)
-        seconds = time.perf_counter() - started + context.cached_seconds
+        seconds = time.perf_counter() - started + context.earlier_seconds
         stored = bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
     shutil.rmtree(place, ignore_errors=True)
     building = place.with_name(f".{place.name}.copy")

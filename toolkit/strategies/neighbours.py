@@ -14,7 +14,7 @@ from pydantic import Field
 from toolkit.prompting import rank_nearest, shows_itself
 from toolkit.rendering.draft import Draft
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part, Responder
-from toolkit.strategies.texts import question_of
+from toolkit.strategies.texts import question_of, tell_long_questions
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output
 from toolkit.tasks.task import TrainingTask
@@ -40,6 +40,7 @@ class NearestNeighbourAdapter(Adapter):
 
     def fit(self, context: FitContext) -> Part:
         pool = context.task.train
+        tell_long_questions(context)
         vectors = context.encoder.encode_queries([question_of(example) for example in pool])
         return self._part(vectors, context)
 

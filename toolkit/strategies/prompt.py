@@ -15,7 +15,7 @@ from toolkit.prompting import rank_nearest, select_balanced, select_random, show
 from toolkit.rendering.draft import Draft
 from toolkit.rendering.template import Template, check_inputs
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
-from toolkit.strategies.texts import question_of
+from toolkit.strategies.texts import question_of, tell_long_questions
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
 
@@ -44,7 +44,7 @@ class PromptAdapter(Adapter):
     def check(self, task: TrainingTask) -> list[str]:
         problems = []
         if self.template is not None:
-            check_inputs(Template.load(self.template, self._recipe), list(task.train[0].inputs))
+            check_inputs(Template.load(self.template, self._recipe), task.train[0].inputs, task.contract.labels)
         if self.shots >= len(task.train):
             problems.append(f"shots: {self.shots} asked for, and train has {len(task.train)} examples")
         if self.select == "balanced" and self.shots:
@@ -61,6 +61,7 @@ class PromptAdapter(Adapter):
     def fit(self, context: FitContext) -> Part:
         pool = context.task.train
         if self.select == "nearest" and self.shots:
+            tell_long_questions(context)
             vectors = context.encoder.encode_queries([question_of(example) for example in pool])
             return self._part(NearestDemonstrations(pool, vectors, context, self.shots))
         select = select_balanced if self.select == "balanced" else select_random
@@ -90,6 +91,7 @@ class Demonstrations(Part):
     """Shows each question its demonstrations, under the strategy's own template if it has one."""
 
     template: Template | None = None
+    best_last = False
 
     def __init__(self, context: FitContext) -> None:
         self._shared_groups = context.task.shared_groups is not None
@@ -100,7 +102,10 @@ class Demonstrations(Part):
 
     def extend(self, drafts: Sequence[Draft]) -> list[Draft]:
         shown = self.shown([draft.example for draft in drafts])
-        extended = [draft.with_demonstrations(items) for draft, items in zip(drafts, shown, strict=True)]
+        extended = [
+            draft.with_demonstrations(items, best_last=self.best_last)
+            for draft, items in zip(drafts, shown, strict=True)
+        ]
         template = self.template
         return extended if template is None else [replace(draft, template=template) for draft in extended]
 
@@ -133,6 +138,8 @@ class FixedDemonstrations(Demonstrations):
 
 class NearestDemonstrations(Demonstrations):
     """The training examples most like the question, the most like it last (next to the question)."""
+
+    best_last = True
 
     def __init__(self, pool: Sequence[Example], vectors: Any, context: FitContext, shots: int) -> None:
         super().__init__(context)

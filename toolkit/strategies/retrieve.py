@@ -11,7 +11,7 @@ from pydantic import Field
 from toolkit.errors import DataError
 from toolkit.rendering.draft import Draft, Passage
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
-from toolkit.strategies.texts import question_of
+from toolkit.strategies.texts import question_of, tell_long_questions
 from toolkit.tasks.task import TrainingTask
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class RetrieveAdapter(Adapter):
         return []
 
     def fit(self, context: FitContext) -> Part:
+        tell_long_questions(context)
         return RetrievedPassages(self.retriever(context), self.top_k)
 
     def load(self, folder: Path, context: FitContext) -> Part:

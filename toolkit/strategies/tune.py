@@ -83,7 +83,7 @@ class TuneAdapter(Adapter, TuneSettings):
         with context.meter.stage("train") as amounts:
             result = _train(context, context.model.module, learnt, self.settings)
             amounts |= {"tokens": result.seen_tokens, "supervised_tokens": result.supervised_tokens}
-        context.spent_before(result.resumed_seconds)
+        context.add_earlier(result.resumed_seconds)
         return TunedWeights(context.folder / "adapter")
 
     def load(self, folder: Path, context: FitContext) -> Part:

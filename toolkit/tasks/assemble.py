@@ -8,7 +8,7 @@ from typing import get_args
 
 from toolkit.errors import DataError, nearest
 from toolkit.tasks.answers import contract_of, metrics_of
-from toolkit.tasks.contract import AnswerContract
+from toolkit.tasks.contract import AnswerContract, law_problem, writing_problem
 from toolkit.tasks.example import Answer, Example
 from toolkit.tasks.problems import excerpt, refuse
 from toolkit.tasks.rows import Located
@@ -95,8 +95,10 @@ def _answer_problems(item: Located, contract: AnswerContract) -> Iterator[str]:
     example = item.example
     if not example.targets and contract.abstention is None:
         yield "no target, and the task names no phrase to abstain with: add a target here, or `abstention` to the task"
-    for answer in (*(example.targets or ()), *example.rejected):
-        yield from _writing_problems(answer, contract)
+    for target in example.targets or ():
+        yield from _label_problems(target, contract) or filter(None, [law_problem(contract, target)])
+    for answer in example.rejected:
+        yield from _label_problems(answer, contract) or filter(None, [writing_problem(contract, answer)])
     if example.choices is None:
         return
     if not contract.labels:
@@ -109,16 +111,12 @@ def _answer_problems(item: Located, contract: AnswerContract) -> Iterator[str]:
             yield f"target '{target}' is not among the row's choices{_allowed(str(target), example.choices)}"
 
 
-def _writing_problems(answer: Answer, contract: AnswerContract) -> Iterator[str]:
-    if contract.kind == "choice" and not isinstance(answer, str):
-        yield f"the label of a choice task is a text, found {excerpt(answer)}"
-    elif contract.kind == "choice" and answer not in contract.labels:
-        yield f"'{answer}' is not one of the task's labels{_allowed(str(answer), contract.labels)}"
-    else:
-        try:
-            contract.write(answer)
-        except DataError as error:
-            yield str(error)
+def _label_problems(answer: Answer, contract: AnswerContract) -> list[str]:
+    if contract.kind != "choice" or answer in contract.labels:
+        return []
+    if not isinstance(answer, str):
+        return [f"the label of a choice task is a text, found {excerpt(answer)}"]
+    return [f"'{answer}' is not one of the task's labels{_allowed(str(answer), contract.labels)}"]
 
 
 def _allowed(word: str, allowed: Sequence[str]) -> str:

@@ -78,11 +78,15 @@ def _targets(row: Row, column: str, kind: Kind, problems: list[str]) -> list[obj
         return []
     if kind != "json":
         return [_name(item) for item in _listed(value) if item not in (None, "")]
-    if isinstance(value, str) and row.only_text:
+    if isinstance(value, str):
         try:
-            return [json.loads(value)]
+            read = json.loads(value)
         except ValueError:
-            problems.append(f"{row.where}: column '{column}' is not JSON, found {excerpt(value)}")
+            if row.only_text:
+                problems.append(f"{row.where}: column '{column}' is not JSON, found {excerpt(value)}")
+            return [value]
+        if row.only_text or isinstance(read, dict | list):  # elsewhere a text may be meant as one, "12" say
+            return [read]
     return [value]
 
 

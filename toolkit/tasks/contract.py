@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from toolkit.errors import DataError, nearest
 from toolkit.tasks.example import Answer, Example
+from toolkit.tasks.problems import excerpt
 
 
 class Unread(enum.Enum):
@@ -52,6 +53,31 @@ class AnswerContract(Protocol):
 
     def read(self, text: str) -> Reading:
         """The answer a text gives, ABSTAIN or UNPARSABLE. Never raises."""
+
+
+def law_problem(contract: AnswerContract, answer: Answer) -> str:
+    """Why an answer is not read back as it was written; empty where it is."""
+    if problem := writing_problem(contract, answer):
+        return problem
+    text = contract.write(answer)
+    read = contract.read(text)
+    if read == answer:
+        return ""
+    return f"the target {excerpt(answer)} is written as {excerpt(text)} and read back as {said_as(read)}"
+
+
+def writing_problem(contract: AnswerContract, answer: Answer) -> str:
+    """Why an answer cannot be written; empty where it can."""
+    try:
+        contract.write(answer)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def said_as(read: Reading) -> str:
+    """A reading in words."""
+    return read.value if isinstance(read, Unread) else excerpt(read)
 
 
 def target_text(contract: AnswerContract, example: Example) -> str:
@@ -200,7 +226,7 @@ class JsonContract:
         return UNPARSABLE
 
     def _kept(self, answer: Answer) -> Reading:
-        return UNPARSABLE if self._missing(answer) or not _is_text(answer) else answer
+        return UNPARSABLE if self._missing(answer) or not is_text(answer) else answer
 
     def _missing(self, answer: Answer) -> Sequence[str]:
         if not self.required:
@@ -209,8 +235,8 @@ class JsonContract:
         return [key for key in self.required if key not in keys]
 
 
-def _is_text(answer: Answer) -> bool:
-    """Whether it can be written down: JSON may spell half of a surrogate pair, which is no text."""
+def is_text(answer: object) -> bool:
+    """Whether a value of JSON can be written down: JSON may spell half of a surrogate pair, which is no text."""
     try:
         json.dumps(answer, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -12,7 +12,7 @@ CHECKS = (
     doctor_duplicates.repeated_content,
     doctor_duplicates.repeated_sentences,
     doctor_duplicates.shared_groups,
-    doctor_answers.unread_answers,
+    doctor_answers.unread_abstention,
     doctor_answers.missing_labels,
     doctor_corpus.questions_in_corpus,
     doctor_corpus.wrong_spans,

@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
-from toolkit.tasks.texts import masked_words, plain
+from toolkit.tasks.texts import capitals_tell_names, masked_words, plain
 
 WORDS_A_GRAM = 3
 THRESHOLD = 0.6
@@ -19,16 +19,16 @@ _ROUNDING = 1e-9
 Grams = frozenset[tuple[str, ...]]
 
 
-def grams_of(text: str) -> Grams:
+def grams_of(text: str, names: bool = True) -> Grams:
     """The masked word 3-grams; of a text under three words, the whole text unmasked."""
-    masked = masked_words(text)
+    masked = masked_words(text, names)
     if len(masked) < WORDS_A_GRAM:
         return frozenset({(plain(text),)})
     return frozenset(tuple(masked[at : at + WORDS_A_GRAM]) for at in range(len(masked) - WORDS_A_GRAM + 1))
 
 
 class NearDuplicates:
-    """The near-duplicates among texts.
+    """The near-duplicates among texts. Names are masked where capitals tell names.
 
     Attributes:
         shapes: for each text, the number of its set of 3-grams: texts with the same set have the same number.
@@ -37,7 +37,8 @@ class NearDuplicates:
 
     def __init__(self, texts: Sequence[str], threshold: float = THRESHOLD) -> None:
         numbers: dict[Grams, int] = {}
-        self.shapes = [numbers.setdefault(grams_of(text), len(numbers)) for text in texts]
+        names = capitals_tell_names(texts)
+        self.shapes = [numbers.setdefault(grams_of(text, names), len(numbers)) for text in texts]
         self.near: list[list[tuple[int, float]]] = [[(shape, 1.0)] for shape in range(len(numbers))]
         self._join(list(numbers), threshold)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from toolkit.tasks.contract import is_text
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.problems import described
 from toolkit.tasks.tables import Row
@@ -68,10 +68,8 @@ def parse_row(row: Row, problems: list[str]) -> Located | None:
     except ValidationError as error:
         problems.extend(f"{row.where}: {message}" for _, message in described(error, ExampleRow))
         return None
-    try:
-        json.dumps(parsed.model_dump(), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        problems.append(f"{row.where}: holds half a surrogate pair, which is no text ({error.reason})")
+    if not is_text(parsed.model_dump()):
+        problems.append(f"{row.where}: holds half a surrogate pair, which is no text")
         return None
     example = Example(
         id=parsed.id,

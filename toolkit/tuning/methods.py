@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, nearest
 from toolkit.models.four_bit import is_quantised
 from toolkit.tuning.settings import TuneSettings
 
@@ -74,7 +74,8 @@ def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
     targets = () if isinstance(settings.target_modules, str) else settings.target_modules
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ModelError(f"target_modules: '{target}' is the name of no layer; adapted would be {_endings(names)}")
+            every = {name.rpartition(".")[2] for name, _ in adapted.get_base_model().named_modules()}
+            raise ModelError(f"target_modules: '{target}' is the name of no layer{nearest(target, sorted(every))}")
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field):
             if not any(get_pattern_key([key], name) == key for name in names):

@@ -146,8 +146,7 @@ def train(
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
         if processes.is_main:
-            for name in (SUMMARY, CONFIG, TENSORS, WHOLE):  # of another training: what was trained says which it is
-                (folder / name).unlink(missing_ok=True)
+            (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
         result = _train(module, sequences, settings, folder, seed, base_name, watch, processes)
         digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
     return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
@@ -163,7 +162,7 @@ def _train(
     watch: Watch,
     processes: Processes,
 ) -> dict[str, Any]:
-    """The training itself; gives the fields of the result that a repetition would give too."""
+    """The training itself; gives the result but for its folder, digest and seconds."""
     started = time.perf_counter()
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
@@ -205,6 +204,8 @@ def _train(
     if processes.is_main:
         several = {"processes": processes.count} if processes.count > 1 else {}
         facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
+        for name in (CONFIG, TENSORS, WHOLE):  # another training's: which of them lie here says what was trained
+            (folder / name).unlink(missing_ok=True)
         selection.deliver()
         _write_summary(folder, facts)
         selection.remove()

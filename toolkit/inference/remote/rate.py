@@ -19,7 +19,7 @@ class Clock:
     Attributes:
         wall: seconds since 1970: when an answer was given, what a Retry-After date means.
         steady: seconds that never jump: time-outs and rates.
-        wait: waits so many seconds, or until the event is set.
+        wait: waits so many seconds of `steady`, or until the event is set.
     """
 
     wall: Callable[[], float] = time.time
