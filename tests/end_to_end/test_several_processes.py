@@ -140,7 +140,7 @@ def test_interrupted_while_training_both_processes_end_and_the_same_command_goes
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     code, _, said = finished(process)
     assert code != 0
-    assert said.count("interrupted; run the same command again to go on") == 1
+    assert said.count("interrupted; run the same command again, without `--fresh`, to go on") == 1
     code, _, said = finished(started(TORCHRUN, recipe, run, *LONG))
     assert code == 0, said
     assert trained(run).count(1) == 1  # it went on from a checkpoint

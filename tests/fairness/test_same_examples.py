@@ -88,7 +88,7 @@ def test_a_contrast_on_a_metric_that_is_not_measured_is_refused_before_anything_
     ],
 )
 def test_contrasts_that_would_not_say_what_was_meant_are_refused(tiny_shipped: Any, setting: str, said: str) -> None:
-    error = tiny_shipped.refusal("handbook", setting)
+    error = tiny_shipped.refusal("handbook", "metrics=[token_f1, contains, answer_tokens]", setting)
     assert isinstance(error, RecipeError)
     assert str(error).count(said) == 1
     assert not (tiny_shipped.last / "systems").exists()

@@ -267,6 +267,9 @@ def test_where_the_best_demonstration_stands_last_the_first_is_given_up_first(dr
     assert shorter is not None
     assert [item.id for item in shorter.demonstrations] == ["d2"]
     assert shorter.dropped_demonstrations == ("d1",)
+    shortest = shorter.shortened()
+    assert shortest is not None
+    assert (shortest.demonstrations, shortest.dropped_demonstrations) == ((), ("d1", "d2"))
 
 
 def test_a_model_that_can_be_told_not_to_think_is_told(make_tokenizer: Any) -> None:

@@ -153,7 +153,7 @@ def test_limits_follow_from_what_was_not_run(written):
     assert ("smoke run" in limits) == (name == "smoke")
     assert ("declares a margin" in limits) == (name not in ("margin", "single"))
     assert ("One seed:" in limits) == (name != "single")
-    assert ("Refused as unfair" in limits) == (name == "refused")
+    assert ("Refused, and so" in limits) == (name == "refused")
     assert ("Without an entry in the ledger: rag" in limits) == (name == "bare")
     assert ("p95 needs 20" in limits) == (name == "bare")
     assert ("no baseline" in limits) == (name in ("single", "bare"))

@@ -347,7 +347,7 @@ def test_a_contrast_that_cannot_be_measured_is_refused_and_the_others_stand(star
     *others, refused = result.comparison["contrasts"]
     assert "has no scores of metric 'recall_at_k'" in refused["refused"]
     assert [one["refused"] for one in others] == [None, None]
-    assert "recall_at_k" in (result.folder / "report.md").read_text(encoding="utf-8")
+    assert "Refused, and so without a verdict: rag – few" in (result.folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_run_is_not_opened_on_other_weights(start: Start, world: Any, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_a_training_that_is_refused_leaves_the_earlier_adapter(llama: Any, rows:
     with pytest.raises(ModelError, match="target_modules"):
         train(module, sequences, SMALL.model_copy(update={"target_modules": ("no_such_layer",)}), tmp_path)
     assert adapter_digest(tmp_path) == digest
+    assert (tmp_path / "training.json").is_file()
 
 
 def test_the_seconds_of_a_killed_call_are_those_up_to_its_checkpoint(

@@ -41,7 +41,9 @@ def run(
             show_default=False,
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress; only the result, and trackers that failed.")
+    ] = False,
 ) -> None:
     """Run a recipe and compare its strategies.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,8 +147,6 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
     chosen = [*overrides, *([] if model is None else [f"model={model}"])]
     recipe = load_recipe(target, chosen)
     task, sources = load_task_with_sources(recipe.task, recipe.path)
-    if recipe.metrics:
-        task = replace(task, metrics=tuple(recipe.metrics))
     problems, remarks = _embedder_problems(recipe), list[str]()
     meter = Meter(lambda name, fields: typer.echo(fields["text"], err=True) if name == "notice" else None)
     store = Store(cache_folder() / "store")
@@ -157,13 +155,15 @@ def _check_recipe(target: str, overrides: Sequence[str], model: str | None) -> C
         if model is not None or _is_here(name, recipe):
             return load_model(name, recipe, store, meter)
         remarks.append(
-            f"the model '{name}' is not here: lengths are counted in words; to fetch it: toolkit models pull {name}"
+            f"the model '{name}' is not here: lengths are counted in words; a run fetches it, and so does "
+            f"`toolkit models pull` with its name or its entry's path"
         )
         return _absent(name)
 
     renderer = None
     try:
         prepared = prepare(recipe, store, meter, load)
+        task = prepared.task
         renderer = next(iter(prepared.benches.values())).model.renderer
         remarks += missing_keys(prepared.models.values())
     except ToolkitError as error:

@@ -72,6 +72,7 @@ def measure(
     """A planned contrast on one metric.
 
     Raises:
+        DataError: one of the two has no scores of the metric.
         FairnessError: the two were not scored on the same examples.
     """
     a = over_seeds(rows, candidates[plan.a], metric.name)

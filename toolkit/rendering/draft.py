@@ -82,10 +82,13 @@ class Draft:
             dropped = (self.passages[-1], *self.dropped_passages)
             return replace(self, passages=self.passages[:-1], dropped_passages=dropped)
         if self.demonstrations:
-            first, last = self.demonstrations[0], self.demonstrations[-1]
-            gone, kept = (first, self.demonstrations[1:]) if self.best_last else (last, self.demonstrations[:-1])
-            names = (gone.id, *self.dropped_demonstrations)
-            return replace(self, demonstrations=kept, dropped_demonstrations=names)
+            if self.best_last:
+                gone, *kept = self.demonstrations
+                names = (*self.dropped_demonstrations, gone.id)
+            else:
+                *kept, gone = self.demonstrations
+                names = (gone.id, *self.dropped_demonstrations)
+            return replace(self, demonstrations=tuple(kept), dropped_demonstrations=names)
         return None
 
     def messages(self) -> tuple[Message, ...]:

@@ -10,8 +10,8 @@ from toolkit.rendering.renderer import Renderer
 def fitted(draft: Draft, renderer: Renderer, budget_tokens: int) -> Draft:
     """The draft with as many passages and demonstrations as `budget_tokens` prompt tokens allow.
 
-    The last passage goes first, then the last demonstration; instruction and inputs never go. What went is recorded
-    on the draft.
+    The last passage goes first, then the last demonstration, or the first where the best stands last; instruction and
+    inputs never go. What went is recorded on the draft.
 
     Raises:
         OverLengthError: instruction and inputs alone are longer than the budget.

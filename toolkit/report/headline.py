@@ -97,8 +97,10 @@ def _support(found: Standing, metric: str) -> tuple[str, ...]:
         lines.append(f"{found.best} beats {listed(beaten)}.")
     for side in found.unresolved:
         gap, spread = figures.amount(side.difference, metric, signed=True), figures.interval(side.interval, metric)
-        least = figures.at_least(side.resolvable, metric)
-        lines.append(f"Not resolved from {side.against}: gap {gap} {spread}, where this test set resolves {least}.")
+        least = f"where this test set resolves {figures.at_least(side.resolvable, metric)}"
+        if side.resolvable is None and side.difference == 0 and tuple(side.interval) == (0, 0):
+            least = "as the two never differed"
+        lines.append(f"Not resolved from {side.against}: gap {gap} {spread}, {least}.")
     for side in found.equivalent:
         spread = figures.interval(side.interval, metric)
         lines.append(f"Equivalent to {side.against} within the margin (difference {spread}): take the cheaper.")

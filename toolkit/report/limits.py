@@ -52,9 +52,11 @@ def _of_design(run: RunFiles) -> Iterator[str]:
         first = listed([f"{a} – {b}" for a, b in untested[:4]])
         more = " among them" if len(untested) > 4 else ""
         yield f"{len(untested)} of {len(pairs)} pairs of candidates were not tested against each other:{more} {first}."
-    refused = [f"{contrast['a']} – {contrast['b']}" for contrast in contrasts if contrast["refused"] is not None]
+    refused = [
+        f"{one['a']} – {one['b']} on {figures.plain(one['metric'])}" for one in contrasts if one["refused"] is not None
+    ]
     if refused:
-        yield f"Refused as unfair, and so without a verdict: {listed(refused)}."
+        yield f"Refused, and so without a verdict: {listed(refused)}."
     scorings = int(comparison.get("test_scorings", 1))
     if scorings > 1:
         yield (

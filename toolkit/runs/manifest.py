@@ -8,7 +8,6 @@ from typing import Any
 
 from toolkit.inference import FoundationModel, LocalModel
 from toolkit.models.four_bit import dtype_name
-from toolkit.runs.checks import declares
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
 from toolkit.tuning.parallel.helpers import waiting
@@ -22,7 +21,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
     recipe, task = prepared.recipe, prepared.task
     bench = next(iter(prepared.benches.values()))
     settings = [adapter.settings for strategy in recipe.strategies for adapter in strategy.adapters]
-    reads, looks_up = (any(declares(one, what) for one in settings) for what in ("corpus", "encoder"))
+    needed = {what for one in settings for what in one.depends_on()}
     return {
         "toolkit": __version__,
         "recipe": {"name": recipe.name, "digest": recipe.digest, "path": recipe.path.name},
@@ -32,7 +31,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
             "digest": task.digest,
             "training_digest": task.training_digest,
             "test_digest": task.test_digest,
-            "corpus_digest": bench.corpus_digest if reads else None,
+            "corpus_digest": bench.corpus_digest if "corpus" in needed else None,
             "sizes": {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
             "scored": examples,
             "shared_groups": task.shared_groups,
@@ -40,7 +39,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
         },
         "models": {name: _model(model) for name, model in prepared.models.items()},
         "embedder": None if recipe.embedder is None else resolve(recipe.embedder, "embedder", recipe.path).name,
-        "embedder_digest": bench.encoder.digest if looks_up and recipe.embedder else None,
+        "embedder_digest": bench.encoder.digest if "encoder" in needed and bench.embedder else None,
         "environment": dict(bench.environment),
         "hardware": describe() | ({"processes": waiting().count} if waiting().count > 1 else {}),
         "strategies": {

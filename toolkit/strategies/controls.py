@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -50,7 +51,8 @@ class OraclePassages(Part):
         ]
 
     def _gold_first(self, draft: Draft, nearest: list[Passage]) -> list[Passage]:
-        gold = [item for span in draft.example.spans for item in self._holding((span.document, span.start, span.end))]
+        held = [self._holding((span.document, span.start, span.end)) for span in draft.example.spans]
+        gold = [item for row in zip_longest(*held) for item in row if item is not None]  # of each span the best first
         places = {(item.document, item.start) for item in gold}
         others = [item for item in nearest if (item.document, item.start) not in places]
         chosen = [*dict.fromkeys(gold), *others][: self._top_k]

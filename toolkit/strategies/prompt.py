@@ -62,19 +62,23 @@ class PromptAdapter(Adapter):
         pool = context.task.train
         if self.select == "nearest" and self.shots:
             tell_long_questions(context)
-            vectors = context.encoder.encode_queries([question_of(example) for example in pool])
-            return self._part(NearestDemonstrations(pool, vectors, context, self.shots))
+            return self._nearest(context)
         select = select_balanced if self.select == "balanced" else select_random
         chosen = select(pool, self.shots, context.seed) if self.shots else []
         return self._part(FixedDemonstrations(chosen, _spares(pool, chosen, context), context))
 
     def load(self, folder: Path, context: FitContext) -> Part:
-        if self.select == "nearest":
-            return self.fit(context)
+        if self.select == "nearest" and self.shots:
+            return self._nearest(context)
         names = json.loads((folder / "demonstrations.json").read_text(encoding="utf-8"))
         by_id = {example.id: example for example in context.task.train}
         chosen, spares = ([by_id[name] for name in names[kind]] for kind in ("chosen", "spares"))
         return self._part(FixedDemonstrations(chosen, spares, context))
+
+    def _nearest(self, context: FitContext) -> Part:
+        pool = context.task.train
+        vectors = context.encoder.encode_queries([question_of(example) for example in pool])
+        return self._part(NearestDemonstrations(pool, vectors, context, self.shots))
 
     def _part(self, part: Demonstrations) -> Part:
         part.template = Template.load(self.template, self._recipe) if self.template else None

@@ -77,11 +77,12 @@ def _targets(row: Row, column: str, kind: Kind, problems: list[str]) -> list[obj
     if value is None:
         return []
     if kind != "json":
-        return [_name(item) for item in _listed(value) if item not in (None, "")]
+        said = [item.strip() if isinstance(item, str) else item for item in _listed(value)]
+        return [_name(item) for item in said if item not in (None, "")]
     if isinstance(value, str):
         try:
             read = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             if row.only_text:
                 problems.append(f"{row.where}: column '{column}' is not JSON, found {excerpt(value)}")
             return [value]

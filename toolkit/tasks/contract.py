@@ -1,7 +1,7 @@
 """AnswerContract: what an answer looks like as text, and how text is read back.
 
 The task owns it. What a trainer teaches, what a demonstration shows and what the parser accepts are therefore one
-thing. Law, checked on every row by the doctor: `read(write(answer)) == answer`.
+thing. Law, checked on every row as a task is loaded: `read(write(answer)) == answer`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from toolkit.tasks.examination import Finding, Subject
 from toolkit.tasks.near_duplicates import WORDS_A_GRAM, NearDuplicates
 from toolkit.tasks.task import Split
-from toolkit.tasks.texts import input_text, masked_words, plain, sentences
+from toolkit.tasks.texts import capitals_tell_names, input_text, masked_words, plain, sentences
 
 OFTEN = 2
 """A sentence skeleton used more often than this is pointed out."""
@@ -53,9 +53,10 @@ def _repeats(subject: Subject, number: int, first: int, likeness: float) -> Find
 def repeated_sentences(subject: Subject) -> Iterator[Finding]:
     """Sentence skeletons (names and numbers masked, three words or more) used more than twice."""
     places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    names = capitals_tell_names([input_text(example) for example in subject.examples])
     for example in subject.examples:
         for sentence in sentences(input_text(example)):
-            places[tuple(masked_words(sentence))].append(subject.where(example))
+            places[tuple(masked_words(sentence, names))].append(subject.where(example))
     for skeleton, found in places.items():
         if len(skeleton) >= WORDS_A_GRAM and len(found) > OFTEN:
             more = f" and {len(found) - _PLACES_SHOWN} more" if len(found) > _PLACES_SHOWN else ""

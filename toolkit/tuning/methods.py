@@ -74,7 +74,9 @@ def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
     targets = () if isinstance(settings.target_modules, str) else settings.target_modules
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            every = {name.rpartition(".")[2] for name, _ in adapted.get_base_model().named_modules()}
+            every = {
+                name.rpartition(".")[2] for name, _ in adapted.get_base_model().named_modules() if "lora_" not in name
+            }
             raise ModelError(f"target_modules: '{target}' is the name of no layer{nearest(target, sorted(every))}")
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(settings, field):

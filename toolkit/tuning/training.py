@@ -145,8 +145,6 @@ def train(
         _check_module(module, settings)
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
-        if processes.is_main:
-            (folder / SUMMARY).unlink(missing_ok=True)  # it stands for a finished training
         result = _train(module, sequences, settings, folder, seed, base_name, watch, processes)
         digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
     return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
@@ -204,7 +202,7 @@ def _train(
     if processes.is_main:
         several = {"processes": processes.count} if processes.count > 1 else {}
         facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
-        for name in (CONFIG, TENSORS, WHOLE):  # another training's: which of them lie here says what was trained
+        for name in (SUMMARY, CONFIG, TENSORS, WHOLE):  # of another training: by what lies here the kind is told
             (folder / name).unlink(missing_ok=True)
         selection.deliver()
         _write_summary(folder, facts)

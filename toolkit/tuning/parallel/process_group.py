@@ -157,7 +157,8 @@ class ProcessGroup(Processes):
             self.close()
             raise LostContactError(
                 f"rank {self.rank} of {self.count} lost the contact to another process, which ended or was killed, for "
-                f"want of memory perhaps; run the same command again to go on ({_first_line(error)})"
+                "want of memory perhaps; run the same command again, without `--fresh`, to go on "
+                f"({_first_line(error)})"
             ) from error
         except BaseException:
             self.close()
