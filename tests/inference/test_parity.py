@@ -17,7 +17,7 @@ from toolkit.inference.families import PROVEN_FAMILIES, why_plain
 from toolkit.inference.model import Sampling
 from toolkit.inference.packed import HEAD_ROWS, Packed
 from toolkit.inference.plain import plain_answers, plain_scores
-from toolkit.inference.plan import QUERY_BLOCK
+from toolkit.inference.plan import QUERY_BLOCK, Plan, Segment
 from toolkit.inference.sampling import Picker, Row
 from toolkit.inference.scoring import tree_scores
 from toolkit.inference.trie import build_trie
@@ -226,6 +226,22 @@ def test_a_prompt_longer_than_a_block_of_queries(make_module: Callable[..., Any]
     wanted = plainly_decoded(module, rows, (), frozenset(), 4)
     same_answers(decoded(module, rows, (), frozenset(), 4, 10_000), wanted)
     same_answers(decoded(module, rows, (), frozenset(), 4, 100), wanted)
+
+
+def test_long_rows_are_run_in_parts_and_ask_in_blocks_that_shrink(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"plan.SMALLEST_BLOCK": 2, "plan.BLOCK_SCORES": 120, "packed.PART_TOKENS": 25}.items():
+        monkeypatch.setattr(f"toolkit.inference.{name}", value)
+    monkeypatch.setattr("toolkit.inference.plan.QUERY_BLOCK", 8)
+    monkeypatch.setattr("toolkit.inference.plan.BAND_TOKENS", 0)
+    ends = [stretch.stop for stretch in Plan([Segment(0, 60)]).stretches]
+    assert ends == [8, 14, 18, 22, 26, *range(28, 61, 2)]
+    module, rows = make_module("llama"), rows_of(6, 3, 40, 90)
+    for shared in ((), tuple(range(50, 60))):
+        close(scored(module, rows, CHOICES[:3], shared, 30), plainly_scored(module, rows, CHOICES[:3], shared))
+        wanted = plainly_decoded(module, rows, shared, frozenset(), 4)
+        same_answers(decoded(module, rows, shared, frozenset(), 4, 10_000), wanted)
 
 
 def test_more_scored_rows_than_the_head_takes_at_once(make_module: Callable[..., Any]) -> None:

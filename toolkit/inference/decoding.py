@@ -134,8 +134,8 @@ class _Decoding:
         return hidden[torch.tensor(last, device=self.packed.device)]
 
     def _head_start(self, request: Request, slot: int) -> int:
-        """A prompt longer than a pass is run up to its last part by itself; how many of its tokens are done."""
-        size, most = len(request.token_ids), self.packed.pass_tokens
+        """A long prompt is run up to its last part by itself; how many of its tokens are done."""
+        size, most = len(request.token_ids), self.packed.part_tokens
         done = (size - 1) // most * most
         if done:
             self.packed.fill(request.token_ids[:done], self.prefix, self.slots, slot)

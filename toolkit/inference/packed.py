@@ -22,6 +22,9 @@ from toolkit.models.weights import shared_copy
 HEAD_ROWS, HEAD_TOKENS = 512, 2048
 """Rows and tokens of a piece of the vocabulary product: its logits in fp32 stay near the processor."""
 
+PART_TOKENS = 1024
+"""Of a longer row so many are run at once, by themselves but for the last: more are no faster, and take more memory."""
+
 
 class Packed:
     """A view of a causal language model whose forward pass is packed.
@@ -41,6 +44,11 @@ class Packed:
         self.pass_tokens = pass_tokens
         self._decoder = self.module.get_decoder()
         self._lean = Lean(self.module) if lean else None
+
+    @property
+    def part_tokens(self) -> int:
+        """Tokens of a part of a long row."""
+        return min(self.pass_tokens, PART_TOKENS)
 
     @property
     def layers(self) -> int:
@@ -74,8 +82,8 @@ class Packed:
     def fill(self, token_ids: Sequence[int], prefix: Prefix, slots: Slots, slot: int = 0) -> torch.Tensor:
         """Runs one row into a slot, in as many passes as it takes; the hidden state [1, D] of its last token."""
         hidden = torch.empty(0)
-        for done in range(0, len(token_ids), self.pass_tokens):
-            part = token_ids[done : done + self.pass_tokens]
+        for done in range(0, len(token_ids), self.part_tokens):
+            part = token_ids[done : done + self.part_tokens]
             plan = Plan([Segment(0, len(part), done=done, slot=slot)], prefix=prefix, slots=slots)
             hidden = self.forward(part, plan)[-1:]
         return hidden

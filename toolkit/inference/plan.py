@@ -21,7 +21,10 @@ from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
 from toolkit.inference.trie import Trie
 
 QUERY_BLOCK = 256
-"""Queries of one row that are multiplied with their keys at once: a longer stretch sees its own future less."""
+"""Queries of one row that are multiplied with their keys at once, at most: a longer stretch sees more of its future."""
+
+SMALLEST_BLOCK, BLOCK_SCORES = 128, 1 << 18
+"""The more keys, the fewer queries: scores of one query head, so that those of all heads stay near the processor."""
 
 BAND_TOKENS = 128
 """A row of at most so many tokens goes into a band: by itself its products would be mostly overhead."""
@@ -213,11 +216,12 @@ def segment_positions(one: Segment, behind: int) -> Iterator[int]:
 
 
 def _stretches(one: Segment, behind: int) -> Iterator[Stretch]:
-    """A segment cut so that no block is longer than `QUERY_BLOCK`, its trie as a block of its own."""
+    """A segment cut into blocks of queries, its trie as a block of its own."""
     positions = tuple(segment_positions(one, behind))
     own = (*range(behind, behind + one.done), *positions)
-    bounds = [*range(0, one.tokens, QUERY_BLOCK), one.tokens]
-    blocks: list[tuple[int, int, torch.Tensor | None]] = [(at, end, None) for at, end in pairwise(bounds)]
+    blocks: list[tuple[int, int, torch.Tensor | None]] = [
+        (at, end, None) for at, end in _blocks(one.tokens, behind + one.done)
+    ]
     if one.trie is not None:
         nodes = pairwise([*range(0, len(one.trie.tokens), QUERY_BLOCK), len(one.trie.tokens)])
         blocks += [(one.tokens + at, one.tokens + end, one.trie.ancestors[at:end, :end]) for at, end in nodes]
@@ -232,6 +236,16 @@ def _stretches(one: Segment, behind: int) -> Iterator[Stretch]:
             kept=one.done + end,
             ancestors=ancestors,
         )
+
+
+def _blocks(tokens: int, behind: int) -> Iterator[tuple[int, int]]:
+    """Where the blocks of a causal row begin and end, which has so many tokens before it."""
+    at = 0
+    while at < tokens:
+        most = BLOCK_SCORES // (behind + at + QUERY_BLOCK) // SMALLEST_BLOCK * SMALLEST_BLOCK
+        end = min(tokens, at + min(QUERY_BLOCK, max(SMALLEST_BLOCK, most)))
+        yield at, end
+        at = end
 
 
 def _bands(short: Sequence[Segment], behind: int) -> Iterator[Band]:
