@@ -49,7 +49,7 @@ LONGEST_LINES = 300
 LONG_FILES: Mapping[str, str] = {
     "tests/conftest.py": "what tests of several rooms are built from",
     "tests/evaluation/test_metrics.py": "every metric beside its hand-computed cases",
-    "tests/inference/test_parity.py": "one test for each shape of work in which the packed path is held to the plain one",
+    "tests/inference/test_parity.py": "one test for each shape of work that is held to the plain path",
     "tests/models/test_adapter_files.py": "one test for each way in which other trainers write adapters",
     "tests/runs/test_bad_input.py": "one test for each kind of bad input that the issue lists",
     "tests/runs/test_export.py": "one run, and one test for each thing that is handed over of it",
