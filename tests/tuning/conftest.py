@@ -52,3 +52,25 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def answers_as_trained() -> Callable[..., None]:
+    """Asserts that an adapter, moved from its start and saved, answers to the bit as it does in training."""
+    from toolkit.models import load_adapter
+    from toolkit.tuning.adapter import new_adapter, save_adapter
+
+    def check(base: Any, settings: Any, folder: Any) -> None:
+        adapted = new_adapter(base, settings, seed=0)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name or "magnitude" in name:
+                    parameter.add_(torch.arange(parameter.numel()).reshape(parameter.shape).mul(12.9898).sin() / 10)
+        save_adapter(adapted, folder / "adapter")
+        ids = torch.arange(24).reshape(2, 12)
+        with torch.inference_mode():
+            trained = adapted.get_base_model().train()(input_ids=ids).logits
+            assert torch.equal(load_adapter(base, folder / "adapter")(input_ids=ids).logits, trained)
+            assert not torch.equal(base(input_ids=ids).logits, trained)
+
+    return check

@@ -112,15 +112,13 @@ def _aggregate_contrast(
     args = (sides[0], sides[1], mean_over_seeds(metric, most), a.groups)
     wide = paired_cluster_bootstrap(*args, seed=BOOTSTRAP_SEED)
     narrow = paired_cluster_bootstrap(*args, level=1 - 2 * alpha, seed=BOOTSTRAP_SEED)
-    error = wide.standard_error
+    error = wide.standard_error if can_resolve(wide.clusters, alpha) else None
     return Measured(
         difference=wide.value,
         interval=(wide.interval.low, wide.interval.high),
         equivalence=(narrow.interval.low, narrow.interval.high),
         p_value=paired_randomisation(*args, seed=BOOTSTRAP_SEED),
-        resolvable=resolvable_from_error(error, alpha=alpha)
-        if error and can_resolve(wide.clusters, alpha)
-        else math.inf,
+        resolvable=resolvable_from_error(error, alpha=alpha) if error else math.inf,
         n=wide.n,
         clusters=wide.clusters,
         counts=None,

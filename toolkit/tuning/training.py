@@ -171,8 +171,7 @@ def _train(
     micro_batches, optimiser = MicroBatches(step, weights, objective, settings), adamw(weights, settings)
     if isinstance(objective, DirectPreference):
         objective.reference = _reference(objective, step, micro_batches)
-    validate = watch.validate if processes.is_main else _elsewhere
-    save = partial(trained.save, base_name=base_name)
+    validate, save = watch.validate if processes.is_main else _elsewhere, partial(trained.save, base_name=base_name)
     selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
     check_same_start(processes, module, key, how, weights.vector)
@@ -180,7 +179,6 @@ def _train(
         processes, folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
     )
     weights.publish()
-    parameters = parameter_count(module)
     preferences = isinstance(objective, DirectPreference)
     peak_rate = settings.resolved_learning_rate(module.config.get_text_config(), len(steps), preferences)
 
@@ -192,7 +190,7 @@ def _train(
         module, settings, seed, processes, objective, steps, micro_batches, weights, optimiser, peak_rate, selection,
         write, watch.on_step,
     )  # fmt: skip
-    everything = parameters + (0 if settings.method == "full" else len(weights.vector))
+    everything = parameter_count(module) + (0 if settings.method == "full" else len(weights.vector))
     ahead = prepare(loop, step, len(losses), everything)
     if processes.is_main:
         watch.on_forecast(ahead)
@@ -202,12 +200,7 @@ def _train(
     if processes.is_main:
         several = {"processes": processes.count} if processes.count > 1 else {}
         facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
-        for name in (SUMMARY, CONFIG, TENSORS, WHOLE):  # of another training: by what lies here the kind is told
-            (folder / name).unlink(missing_ok=True)
-        selection.deliver()
-        _write_summary(folder, facts)
-        selection.remove()
-        checkpoint.remove(folder)
+        _deliver(folder, selection, facts)
     return {**result, "how": how, "resumed_seconds": before}
 
 
@@ -265,6 +258,16 @@ def _amounts(steps: Sequence[Rows], objective: Objective) -> dict[str, int]:
         "supervised_tokens": sum(objective.supervised[row] for rows in steps for row in rows),
         "seen_tokens": sum(objective.lengths[row] for rows in steps for row in rows),
     }
+
+
+def _deliver(folder: Path, selection: Selection, facts: dict[str, Any]) -> None:
+    """Leaves what was trained and its record, and nothing of another training: by what lies here its kind is told."""
+    for name in (SUMMARY, CONFIG, TENSORS, WHOLE):
+        (folder / name).unlink(missing_ok=True)
+    selection.deliver()
+    _write_summary(folder, facts)
+    selection.remove()
+    checkpoint.remove(folder)
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
