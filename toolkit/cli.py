@@ -43,7 +43,7 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 OUT_OF_MEMORY = (
     "out of memory; finished work is kept, run the same command again, without `--fresh`, to go on. To need less, "
     "lower `batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for example: "
-    "batch_tokens=2048"
+    "batch_tokens=1024"
 )
 NO_SPACE = (
     "no space is left on the disk{place}; finished work is kept, run the same command again, without `--fresh`, to go "

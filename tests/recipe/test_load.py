@@ -48,7 +48,7 @@ def test_defaults_are_filled_in(write: Write) -> None:
     recipe = load_recipe(write("task: t\nmodel: m\nstrategies: {only: [retrieve]}\n"))
     assert (recipe.template, recipe.dtype, recipe.device, recipe.over_length) == ("answer", "auto", "auto", "stop")
     assert (recipe.decoding.max_new_tokens, recipe.timing_examples) == (32, 32)
-    assert (recipe.chunk_examples, recipe.batch_tokens, recipe.seeds, recipe.alpha) == (32, 4096, (0,), 0.05)
+    assert (recipe.chunk_examples, recipe.batch_tokens, recipe.seeds, recipe.alpha) == (32, 2048, (0,), 0.05)
     assert recipe.description == ""
     nothing = (recipe.embedder, recipe.answer_by, recipe.margin, recipe.limit, recipe.unequal_trials, recipe.baseline)
     assert nothing == (None,) * 6

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from toolkit.inference.attention import Rules, attend
 from toolkit.inference.plan import Plan
+from toolkit.models.layouts import LaidOut
 
 LEAN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -129,6 +130,8 @@ def _map(module: Any) -> Map:
     """A linear layer as its product alone; anything else as it is."""
     if type(module) is torch.nn.Linear:
         return partial(functional.linear, weight=module.weight, bias=module.bias)
+    if type(module) is LaidOut:
+        return module.forward
     found: Map = module
     return found
 

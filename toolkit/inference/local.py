@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from toolkit.inference.packed import Packed
     from toolkit.inference.sampling import Row
     from toolkit.models import LoadedModel
+    from toolkit.models.layouts import Layouts
 
 PREFIX_STEP = 16
 """A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
 make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
-KEPT_PASSES = 3
-"""Keys and values of so many passes' tokens are kept while decoding."""
+KEPT_PASSES, KEPT_PASSES_GPU = 4, 8
+"""Keys and values of so many passes' tokens are kept while decoding: a GPU gains more from many rows at once."""
 
 SMALLEST_PASS = 256
 
@@ -54,7 +55,7 @@ class LocalModel:
         name: str,
         digest: str,
         context_tokens: int | None,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2048,
         source: str = "",
     ) -> None:
         self.module = module
@@ -67,7 +68,7 @@ class LocalModel:
         self._prefix: Prefix | None = None
 
     @classmethod
-    def of(cls, loaded: LoadedModel, batch_tokens: int = 4096) -> LocalModel:
+    def of(cls, loaded: LoadedModel, batch_tokens: int = 2048) -> LocalModel:
         """From what `toolkit.models.load_pretrained` gives."""
         return cls(
             loaded.module,
@@ -98,7 +99,8 @@ class LocalModel:
         """Which path its answers take, for the manifest."""
         if self.why_plain is not None:
             return f"plain: {self.why_plain}"
-        return "packed, by parts" if self.lean else "packed"
+        said = ["packed", *["by parts"] * self.lean, *["weights laid out"] * self._packed.laid_out]
+        return ", ".join(said)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
         import torch
@@ -150,6 +152,7 @@ class LocalModel:
         """A view under a PEFT adapter: its modules are its own, the base's tensors are shared by reference."""
         from toolkit.models import load_adapter
         from toolkit.models import merged as merged_copy
+        from toolkit.models.layouts import Layouts
 
         apply = merged_copy if merged else load_adapter
         view = LocalModel(
@@ -162,13 +165,21 @@ class LocalModel:
         )
         # an adapter changes what linear layers compute, not how attention is asked nor what stands between them
         view.why_plain, view.lean = self.why_plain, self.lean
+        view._layouts = Layouts(self._layouts)
         return view
 
     @cached_property
     def _packed(self) -> Packed:
         from toolkit.inference.packed import Packed
 
-        return Packed(self.module, self.batch_tokens, self.lean)
+        return Packed(self.module, self.batch_tokens, self.lean, self._layouts)
+
+    @cached_property
+    def _layouts(self) -> Layouts:
+        """The weights as the processor wants them; a view under an adapter has the base's."""
+        from toolkit.models.layouts import Layouts
+
+        return Layouts()
 
     def _decode(self, answers: dict[tuple[int, ...], list[Row]], picker: Any) -> None:
         from toolkit.inference.decoding import Request, decode
@@ -180,7 +191,8 @@ class LocalModel:
             return
         prefix = self._shared(list(answers))
         requests = [Request(row[len(prefix) :], samples) for row, samples in answers.items()]
-        decode(self._packed, requests, prefix, picker, KEPT_PASSES * self._packed.pass_tokens)
+        passes = KEPT_PASSES_GPU if self._packed.device.type == "cuda" else KEPT_PASSES
+        decode(self._packed, requests, prefix, picker, passes * self._packed.pass_tokens)
 
     def _generation(self, samples: Sequence[Row], sampling: Sampling) -> Generation:
         said = [

@@ -17,6 +17,7 @@ from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
 from toolkit.inference.lean import Lean
 from toolkit.inference.plan import Plan, Segment
+from toolkit.models.layouts import Layouts, lay_out
 from toolkit.models.weights import shared_copy
 
 HEAD_ROWS, HEAD_TOKENS = 512, 2048
@@ -33,9 +34,13 @@ class Packed:
         module: stays as it is; its parameters are shared.
         pass_tokens: tokens of a forward pass at most; a longer row is cut, or memory would grow with its square.
         lean: run the decoder by its parts (`toolkit.inference.lean`) instead of its modules.
+        layouts: where weights laid out for the processor are kept, of which there may be some already; None lays out
+            nothing.
     """
 
-    def __init__(self, module: Any, pass_tokens: int = 2048, lean: bool = False) -> None:
+    def __init__(
+        self, module: Any, pass_tokens: int = 2048, lean: bool = False, layouts: Layouts | None = None
+    ) -> None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(NAME, planned_attention)
@@ -43,6 +48,7 @@ class Packed:
         self.module.set_attn_implementation(NAME)
         self.pass_tokens = pass_tokens
         self._decoder = self.module.get_decoder()
+        self.laid_out = layouts is not None and lay_out(self._decoder, layouts)
         self._lean = Lean(self.module) if lean else None
 
     @property

@@ -126,7 +126,9 @@ def dequantise(view: Any) -> Any:
     from torch import nn
 
     for name, layer in list(quantised_layers(view)):
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(layer.compute_dtype)
+        state = copy.copy(layer.weight.quant_state)
+        state.dtype = layer.compute_dtype  # not that of the weights it was made from, which would round first
+        weight = dequantize_4bit(layer.weight.data, state)
         plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), layer.bias
         place, _, own = name.rpartition(".")

@@ -14,6 +14,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
 
+from toolkit.models.layouts import LaidOut
+
 
 class OneRoundingLinear(Linear):
     """PEFT's LoRA layer over a plain `torch.nn.Linear`; whatever is not plain LoRA takes PEFT's own way.
@@ -31,9 +33,12 @@ class OneRoundingLinear(Linear):
         rows = x.reshape(-1, x.shape[-1])
         down, up = self.lora_A[name].weight.to(x.dtype), self.lora_B[name].weight.to(x.dtype)
         update = functional.linear(functional.linear(self.lora_dropout[name](rows), down) * self.scaling[name], up)
-        summed = torch.addmm(update, rows, base.weight.t())
-        if base.bias is not None:
-            summed = summed + base.bias
+        if isinstance(base, LaidOut):
+            summed = base.onto(update, rows)
+        else:
+            summed = torch.addmm(update, rows, base.weight.t())
+            if base.bias is not None:
+                summed = summed + base.bias
         return summed.view(*x.shape[:-1], -1)
 
     def only_adapter(self) -> str | None:

@@ -171,6 +171,6 @@ class RecipeFile(Strict):
     over_length: Literal["stop", "score_as_error"] = "stop"
     timing: Timing = Timing()
     chunk_examples: int = Field(default=32, ge=1)
-    batch_tokens: int = Field(default=4096, ge=256)
+    batch_tokens: int = Field(default=2048, ge=256)
     unequal_trials: Text | None = None
     alpha: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)

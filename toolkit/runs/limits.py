@@ -27,7 +27,7 @@ def machine_limits(root: Path) -> Iterator[None]:
         raise RunError(
             f"out of memory; finished work is kept in {root}, run the same command again, without `--fresh`, to go on. "
             "To need less, lower `batch_tokens`, `decoding.max_new_tokens`, or a tuning's `micro_batch_tokens`, for "
-            "example: batch_tokens=2048"
+            "example: batch_tokens=1024"
         ) from error
     except OSError as error:
         if not _is_out_of_space(error):
