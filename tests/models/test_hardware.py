@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from toolkit.errors import ModelError
-from toolkit.models.hardware import computing_dtype, cpu_flags, describe, resolve_device, resolve_dtype, tune_cpu
+from toolkit.models.hardware import (
+    computing_dtype,
+    cpu_flags,
+    cpu_name,
+    describe,
+    resolve_device,
+    resolve_dtype,
+    tune_cpu,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +105,11 @@ def test_4_bits_compute_in_what_auto_would_be(tmp_path: Path, flags: str, comput
 def test_4_bits_are_refused_on_a_device_they_were_never_tried_on() -> None:
     with pytest.raises(ModelError, match=r"dtype 'nf4' needs the device cuda or cpu, and this is mps; take dtype"):
         resolve_dtype("nf4", "mps")
+
+
+def test_two_generations_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    place = tmp_path / "cpuinfo"
+    place.write_text("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t: 18\n")
+    assert cpu_name(place) == "AMD EPYC, family 25, model 17"
+    place.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    assert cpu_name(place) == cpu_name(tmp_path / "absent")

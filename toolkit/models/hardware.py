@@ -103,7 +103,7 @@ def describe() -> dict[str, str | int | list[str]]:
     import torch
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_bf16_flags": sorted(cpu_flags() & set(_BF16_FLAGS)),
         "cores": _usable_cores(),
         "memory_bytes": _memory_bytes(),
@@ -161,12 +161,15 @@ def _cpuinfo_lines(cpuinfo: Path) -> list[str]:
         return []
 
 
-def _cpu_name() -> str:
-    for line in _cpuinfo_lines(_CPUINFO):
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor, with family and model where the system says them: several generations may share a name."""
+    said: dict[str, str] = {}
+    for line in _cpuinfo_lines(cpuinfo):
         key, _, value = line.partition(":")
-        if key.strip().lower() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+        said.setdefault(key.strip().lower(), value.strip())
+    name = said.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key} {said[of]}" for key, of in (("family", "cpu family"), ("model", "model")) if of in said]
+    return ", ".join([name, *numbers])
 
 
 def _usable_cores() -> int:
