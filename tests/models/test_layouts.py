@@ -114,3 +114,10 @@ def test_large_models_and_other_builds_stay_as_they_are(
         assert LocalModel(module, renderer, "m", "d", 512).path == "packed, by parts"
     monkeypatch.setattr(layouts, "_product", lambda *_: torch.zeros(5, 32))
     assert LocalModel(module, renderer, "m", "d", 512).path == "packed, by parts"
+
+
+def test_a_layer_that_something_listens_to_is_heard(make_module: Callable[..., Any]) -> None:
+    module, heard = make_module("llama", fresh=True), []
+    module.model.layers[1].mlp.down_proj.register_forward_hook(lambda *_: heard.append(1))
+    states(module, Layouts())
+    assert heard == [1]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-MOST_BYTES = 2 << 30
+MOST_BYTES = 1 << 30
 """Of linear layers in one model: those of a larger one stay as they are."""
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -85,10 +85,14 @@ def lay_out(decoder: nn.Module, layouts: Layouts) -> bool:
 
 
 def _linear_layers(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Plain linear layers with their parents; not those of an adapter, which are too thin to gain."""
+    """Plain linear layers with their parents; not those of an adapter, which are too thin to gain.
+
+    One that something listens to stays: its hooks would be lost.
+    """
     for path, parent in decoder.named_modules():
         for name, child in parent.named_children():
-            if type(child) is nn.Linear and "lora_" not in path:
+            heard = child._forward_hooks or child._forward_pre_hooks
+            if type(child) is nn.Linear and not heard and "lora_" not in path:
                 yield parent, name, child
 
 
