@@ -65,7 +65,8 @@ def test_a_finished_run_predicts_and_shows_what_it_sent(tmp_path: Path) -> None:
 
 def test_a_tuned_strategy_is_handed_over(tmp_path: Path) -> None:
     strategies = "strategies={zero_shot: [], lora: [{tune: {max_steps: 4}}]}"
-    done = toolkit("run", "quickstart", "--limit", "2", "--out", "run", strategies, folder=tmp_path)
+    # in float32 the tokens are promised to be transformers' own; in bfloat16 two near answers may change places
+    done = toolkit("run", "quickstart", "--limit", "2", "--out", "run", "dtype=float32", strategies, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     question = "How long may a boat trailer stay on the gravel strip?"
     answer = toolkit("predict", "run", "lora", question, "--json", folder=tmp_path)
