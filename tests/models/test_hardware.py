@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,10 +77,39 @@ def test_the_description_names_the_machine() -> None:
 def test_tuning_leaves_products_in_true_float32_and_the_generator_alone() -> None:
     state = torch.get_rng_state()
     tuned = tune_cpu()
-    assert set(tuned) == {"fp32_products", "malloc"}
+    assert set(tuned) == {"prepared_products", "fp32_products", "malloc"}
     left, right = torch.randn(300, 576), torch.randn(576, 80)
     torch.set_rng_state(state)
     assert float((left @ right - left.double() @ right.double()).abs().max()) < 1e-3
+
+
+MANY_SHAPES = """
+import random, resource, torch
+from toolkit.models.hardware import tune_cpu
+said = tune_cpu()["prepared_products"]
+weight = torch.randn(576, 576).to(torch.bfloat16)
+x = torch.randn(1500, 576).to(torch.bfloat16)
+x @ weight
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for rows in random.Random(0).sample(range(700, 1500), 800):
+    x[:rows] @ weight
+print(said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sep="|")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_fewer_products_are_kept_prepared_unless_somebody_said_how_many() -> None:
+    def grown(**asked: str) -> tuple[str, int]:
+        environment = {key: value for key, value in os.environ.items() if key not in asked} | asked
+        made = subprocess.run(
+            [sys.executable, "-c", MANY_SHAPES], env=environment, capture_output=True, text=True, check=True
+        )
+        said, kilobytes = made.stdout.split("|")
+        return said, int(kilobytes)
+
+    few, many = grown(), grown(ONEDNN_PRIMITIVE_CACHE_CAPACITY="2000", LRU_CACHE_CAPACITY="2000")
+    assert (few[0], many[0]) == ("of 256 shapes", "of 2000 shapes")
+    assert few[1] < 0.7 * many[1] or many[1] < 40_000  # kilobytes: a processor for which oneDNN writes little
 
 
 def test_the_switch_is_taken_back_where_it_would_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the machine can do: device, dtype, and two process settings that make CPU inference and training faster.
+"""What the machine can do: device, dtype, and process settings that make CPU inference and training faster or smaller.
 
 The dtype `auto` is decided by processor flags and device, never by a clock, so that the same machine always decides
 the same.
@@ -20,6 +20,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", NF4)
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 tiles, x86 vectors, Arm
 _CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+_PREPARED_PRODUCTS = 256
+"""oneDNN writes code for every shape it multiplies, some 0.6 MB on AVX-512, and keeps it for 1,024 shapes, torch for as
+many again: more than half of what a small training takes. One pass has a hundred shapes, each of them in every layer."""
+_PREPARED_BY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's cache, and torch's in front of it
 _FP32_ERROR = 1e-3  # true fp32 stays below 2e-4 on the probe, bf16 is near 1e-1
 
 
@@ -116,11 +120,18 @@ def describe() -> dict[str, str | int | list[str]]:
 
 
 def tune_cpu() -> dict[str, str]:
-    """Faster fp32 products and a malloc that keeps large blocks; says what was set, for the manifest.
+    """Faster fp32 products, fewer of them kept prepared, and a malloc that keeps large blocks; says what was set.
 
-    Neither changes what is computed beyond the rounding of true fp32, and both last for the process only.
+    Nothing here changes what is computed beyond the rounding of true fp32, and all lasts for the process only.
     """
-    return {"fp32_products": _use_onednn_for_fp32(), "malloc": _keep_freed_memory()}
+    kept = _keep_fewer_products_prepared()  # first: the caches ask for it when they are first used
+    return {"prepared_products": kept, "fp32_products": _use_onednn_for_fp32(), "malloc": _keep_freed_memory()}
+
+
+def _keep_fewer_products_prepared() -> str:
+    """Bounds both caches of prepared products, where nobody has and the process has not multiplied yet."""
+    kept = [os.environ.setdefault(name, str(_PREPARED_PRODUCTS)) for name in _PREPARED_BY]
+    return f"of {' and '.join(dict.fromkeys(kept))} shapes"
 
 
 def _use_onednn_for_fp32() -> str:
