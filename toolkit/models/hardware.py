@@ -20,9 +20,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", NF4)
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 tiles, x86 vectors, Arm
 _CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-_PREPARED_PRODUCTS = 256
-"""oneDNN writes code for every shape it multiplies, some 0.6 MB on AVX-512, and keeps it for 1,024 shapes, torch for as
-many again: more than half of what a small training takes. One pass has a hundred shapes, each of them in every layer."""
+PREPARED_PRODUCTS, _PREPARED_BYTES = 256, 600_000
+"""For AVX-512 oneDNN writes code for every shape it multiplies, and keeps it for 1,024 shapes, torch for as many again:
+more than half of what a small training takes. A pass has a hundred shapes at most, each of them in every layer."""
 _PREPARED_BY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's cache, and torch's in front of it
 _FP32_ERROR = 1e-3  # true fp32 stays below 2e-4 on the probe, bf16 is near 1e-1
 
@@ -130,8 +130,13 @@ def tune_cpu() -> dict[str, str]:
 
 def _keep_fewer_products_prepared() -> str:
     """Bounds both caches of prepared products, where nobody has and the process has not multiplied yet."""
-    kept = [os.environ.setdefault(name, str(_PREPARED_PRODUCTS)) for name in _PREPARED_BY]
+    kept = [os.environ.setdefault(name, str(PREPARED_PRODUCTS)) for name in _PREPARED_BY]
     return f"of {' and '.join(dict.fromkeys(kept))} shapes"
+
+
+def prepared_bytes(shapes: int, cpuinfo: Path = _CPUINFO) -> int:
+    """What a CPU's memory holds of products of so many shapes once they were computed, `tune_cpu` called before."""
+    return min(shapes, PREPARED_PRODUCTS) * _PREPARED_BYTES if "avx512f" in cpu_flags(cpuinfo) else 0
 
 
 def _use_onednn_for_fp32() -> str:

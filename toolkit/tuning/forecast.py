@@ -16,6 +16,7 @@ import torch
 from toolkit.models.adapted import cuda_devices
 from toolkit.models.device_memory import free_memory_bytes, used_memory_bytes
 from toolkit.models.four_bit import parameter_count
+from toolkit.models.hardware import prepared_bytes
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.amounts import supervised_count
 from toolkit.tuning.batches import Rows
@@ -32,6 +33,9 @@ PROBE_TOKENS = 512
 
 USABLE_SHARE = 0.9
 """Of the free memory, before `gradient_checkpointing: auto` recomputes."""
+
+SHAPES_A_PASS = 50
+"""Of its products, new with every number of tokens: 38 counted where rows vary, twice as many in the first pass."""
 
 _MOMENTS_BYTES, _WRITTEN_BYTES = 8, 20
 """A trained number's: AdamW's two moments; these copied, and a checkpoint of all three as it is written."""
@@ -131,8 +135,10 @@ class _Memory:
             self.free //= loop.processes.count
         self._asked, self._able = loop.settings.gradient_checkpointing, loop.module.supports_gradient_checkpointing
         self._moments, self._written = 0 if loop.optimiser.state else _MOMENTS_BYTES * trained, _WRITTEN_BYTES * trained
-        read = loop.objective.sequences
-        self._passes = {again: [step.memory(read(rows), again) for rows in passes] for again in (False, True)}
+        read = [loop.objective.sequences(rows) for rows in passes]
+        self._passes = {again: [step.memory(some, again) for some in read] for again in (False, True)}
+        sizes = {step.tokens(some) for some in read}
+        self._prepared = prepared_bytes(SHAPES_A_PASS * (1 + len(sizes))) if self._holes else 0
 
     @property
     def recompute(self) -> bool:
@@ -142,9 +148,9 @@ class _Memory:
         return self._able and self.free is not None and self.needed(recompute=False) > USABLE_SHARE * self.free
 
     def needed(self, recompute: bool) -> int:
-        """Beside what is in use: AdamW's moments, what the largest pass keeps, and the most that passes beside it."""
+        """Beside what is in use: moments, prepared products, what the largest pass keeps, and what passes beside it."""
         passing = max((one.passing + self._holes * one.holes for one in self._passes[recompute]), default=0)
-        return self._moments + self.kept(recompute) + max(passing, self._written)
+        return self._moments + self._prepared + self.kept(recompute) + max(passing, self._written)
 
     def kept(self, recompute: bool) -> int:
         return max((one.kept for one in self._passes[recompute]), default=0)

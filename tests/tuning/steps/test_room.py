@@ -13,6 +13,7 @@ from toolkit.tuning import TuneSettings
 from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.steps.fused import FusedStep, in_order
+from toolkit.tuning.steps.loss import head_shapes
 from toolkit.tuning.steps.packing import pack
 from toolkit.tuning.steps.room import ALIGNMENT, Room, Shape
 
@@ -63,7 +64,10 @@ def test_a_pass_takes_the_room_it_was_said_to_need(
 ) -> None:
     step, batch = stepped(make_module(family, fresh=True).to(dtype), recompute=False)
     step(batch, 1.0)
-    assert step._room.used == step.kept_bytes(batch.tokens, len(batch.predicting)) > 0
+    needed = step.kept_bytes(batch.tokens, len(batch.predicting))
+    logits = head_shapes(len(batch.predicting), len(step._head.weight), dtype)
+    assert len(step._room._block) == needed
+    assert 0 < step._room.used == needed - sum(shape.bytes for shape in logits)
 
 
 def test_running_layers_again_needs_the_room_of_one(make_module: Callable[..., Any]) -> None:

@@ -20,7 +20,7 @@ from toolkit.tuning.steps.attention import Rules, attend, attend_backward
 from toolkit.tuning.steps.elements import Turn, norm_of, wide
 from toolkit.tuning.steps.groups import Group, Linear, Update
 from toolkit.tuning.steps.layer import Kept, Layer, kept_shapes
-from toolkit.tuning.steps.loss import frozen_head
+from toolkit.tuning.steps.loss import frozen_head, head_shapes
 from toolkit.tuning.steps.packing import Packed
 from toolkit.tuning.steps.room import Room, Shape
 
@@ -69,7 +69,7 @@ class FusedStep:
                 kept.append((x, None if self.recompute and not last else found))
                 x = after
             states, factor = self._normalised(x)
-            losses, gradient = frozen_head(states, self._head.weight, self._head.bias, batch.targets)
+            losses, gradient = self._head_losses(states, batch.targets)
             loss = of_tokens(losses)
             if loss.slopes is not None:
                 gradient *= loss.slopes[:, None]
@@ -98,10 +98,10 @@ class FusedStep:
                 self._forward(layer, x, after, turn, batch, last)
                 x = after
             states, _ = self._normalised(x)
-            return frozen_head(states, self._head.weight, self._head.bias, batch.targets)[0]
+            return self._head_losses(states, batch.targets)[0]
 
     def kept_bytes(self, tokens: int, predicting: int, recompute: bool | None = None) -> int:
-        """What a pass over N tokens, M of them predicting, keeps for its backward pass: the room it is given.
+        """The room of a pass over N tokens, M of them predicting: for what it keeps until it goes back, and logits.
 
         Args:
             recompute: as the step itself, where it is not given.
@@ -113,7 +113,8 @@ class FusedStep:
             shapes = kept_shapes(layer, self.heads, tokens, predicting if last else tokens)
             layers.append(sum(shape.bytes for shape in shapes))
         again = self.recompute if recompute is None else recompute
-        return outputs + (max(layers) if again else sum(layers))
+        logits = head_shapes(predicting, len(self._head.weight), self._head.weight.dtype)
+        return outputs + (max(layers) if again else sum(layers)) + sum(shape.bytes for shape in logits)
 
     def reserve(self, size: int) -> None:
         """Makes room for the largest pass before a smaller one is computed, whose room would be too small for it."""
@@ -133,6 +134,10 @@ class FusedStep:
         cosine, sine = self._rotary(x[None], batch.positions[None])
         half = cosine.shape[-1] // 2
         return x, Turn(cosine[0, :, None, :half], sine[0, :, None, :half])
+
+    def _head_losses(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of states [M, D] the losses [M] and their gradient."""
+        return frozen_head(states, self._head.weight, self._head.bias, targets, self._room)
 
     def _normalised(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head reads [M, D] of the last layer's output, and the norm's factor."""

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.steps.packing import Packed
+from toolkit.tuning.steps.room import Room, Shape
 
-HEAD_ROWS = 512
-"""Rows of the vocabulary product made at once."""
+HEAD_ROWS = 256
+"""Rows of the vocabulary product made at once: with twice as many it is 1 to 5 % faster and takes twice the memory."""
 
 
 class Batch(NamedTuple):
@@ -107,25 +108,52 @@ class FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
 
 
 def frozen_head(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    room: Room | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each token's cross-entropy [N] under a linear head that is not trained, and its gradient at its state [N, D].
 
     As the head needs no gradient, that of the hidden states can be formed chunk by chunk in the forward pass: two
     products a chunk, and no logits kept. The idea is Liger's fused linear cross-entropy, here on supervised rows only.
+
+    Args:
+        room: where a chunk's logits are made, with `head_shapes` left of it; None makes one. In the heap they would
+            leave holes, for what is made later parts them.
     """
-    gradient = torch.empty_like(hidden)
-    losses = torch.empty(len(hidden), dtype=_at_least_fp32(hidden[:0]).dtype, device=hidden.device)
+    gradient, shapes = torch.empty_like(hidden), head_shapes(len(hidden), len(weight), hidden.dtype)
+    if room is None:
+        room = Room(hidden.device)
+        room.open(sum(shape.bytes for shape in shapes))
+    before = room.used
+    made, *wide = room.take(shapes)
+    losses = torch.empty(len(hidden), dtype=shapes[-1].dtype, device=hidden.device)
     for start in range(0, len(hidden), HEAD_ROWS):
         chunk = slice(start, start + HEAD_ROWS)
-        logits = _at_least_fp32(functional.linear(hidden[chunk], weight, bias))
-        chosen = targets[chunk].unsqueeze(1)
-        norm = torch.logsumexp(logits, dim=1, keepdim=True)
-        losses[chunk] = (norm - logits.gather(1, chosen))[:, 0]
-        probabilities = logits.sub_(norm).exp_()
+        states, chosen = hidden[chunk], targets[chunk].unsqueeze(1)
+        product = made[: len(states)]
+        if bias is None:
+            torch.mm(states, weight.t(), out=product)
+        else:
+            torch.addmm(bias, states, weight.t(), out=product)
+        logits = wide[0][: len(states)].copy_(product) if wide else product
+        own, most = logits.gather(1, chosen), logits.amax(dim=1, keepdim=True)
+        total = logits.sub_(most).exp_().sum(dim=1, keepdim=True)
+        losses[chunk] = (total.log() + most - own)[:, 0]
+        probabilities = logits.div_(total)
         probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
-        gradient[chunk] = probabilities.to(hidden.dtype) @ weight
+        torch.mm(product.copy_(probabilities) if wide else probabilities, weight, out=gradient[chunk])
+    room.back_to(before)
     return losses, gradient
+
+
+def head_shapes(rows: int, words: int, dtype: torch.dtype) -> list[Shape]:
+    """Of a chunk's logits as the product gives them and, where that is not as wide, in fp32."""
+    wide = torch.promote_types(dtype, torch.float32)
+    sizes = min(rows, HEAD_ROWS), words
+    return [Shape(sizes, one) for one in dict.fromkeys((dtype, wide))]
 
 
 def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,7 @@ def stock_weights(module: Any) -> StockWeights:
 def stock_memory(weights: StockWeights, widths: Widths, growth: Growth, made: StockPass, recompute: bool) -> PassMemory:
     """Of a pass through autograd, which passes what the step by hand does, as far as layers are alike."""
     size = made.size
-    kept, passing = growth.bytes(made.rows, size.predicting), passing_bytes(widths, size)
+    kept, passing = growth.bytes(made.rows, size.predicting), passing_bytes(widths, size, head_bytes(widths, size))
     passing += weights.passing
     passing += made.logits * widths.words * (2 * widths.item + 2 * WIDE_BYTES)
     if not recompute:
@@ -162,20 +162,25 @@ def stock_memory(weights: StockWeights, widths: Widths, growth: Growth, made: St
 
 
 def packed_memory(kept: int, widths: Widths, size: PassSize) -> PassMemory:
-    """Of a pass by hand, which knows what it keeps."""
-    passing = passing_bytes(widths, size)
+    """Of a pass by hand, which knows what it keeps, a chunk of logits included."""
+    passing = passing_bytes(widths, size, states_bytes(widths, size))
     return PassMemory(kept, passing, int(HOLES_OF_PASSING * passing))
 
 
-def passing_bytes(widths: Widths, size: PassSize) -> int:
+def passing_bytes(widths: Widths, size: PassSize, head: int) -> int:
     """The most that is alive at once beside what is kept: in the head, in an MLP or in attention, backwards."""
-    return _throughout(widths, size) + max(head_bytes(widths, size), _mlp(widths, size), _attention(widths, size))
+    return _throughout(widths, size) + max(head, _mlp(widths, size), _attention(widths, size))
+
+
+def states_bytes(widths: Widths, size: PassSize) -> int:
+    """What a frozen head reads, and its gradient."""
+    return 2 * widths.item * size.predicting * widths.hidden
 
 
 def head_bytes(widths: Widths, size: PassSize) -> int:
-    """Of a frozen head: logits in fp32 and their exponentials, a chunk of rows at a time."""
-    states = 2 * widths.item * size.predicting * widths.hidden
-    return states + 2 * WIDE_BYTES * min(size.predicting, HEAD_ROWS) * widths.words
+    """Of a frozen head and a chunk of its logits: as the product gives them and, where that is narrower, in fp32."""
+    item = widths.item + (WIDE_BYTES if widths.item < WIDE_BYTES else 0)
+    return states_bytes(widths, size) + item * min(size.predicting, HEAD_ROWS) * widths.words
 
 
 def _throughout(widths: Widths, size: PassSize) -> int:
