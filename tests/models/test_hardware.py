@@ -14,6 +14,7 @@ from toolkit.models.hardware import (
     cpu_flags,
     cpu_name,
     describe,
+    prepared_bytes,
     resolve_device,
     resolve_dtype,
     tune_cpu,
@@ -110,6 +111,12 @@ def test_fewer_products_are_kept_prepared_unless_somebody_said_how_many() -> Non
     few, many = grown(), grown(ONEDNN_PRIMITIVE_CACHE_CAPACITY="2000", LRU_CACHE_CAPACITY="2000")
     assert (few[0], many[0]) == ("of 256 shapes", "of 2000 shapes")
     assert few[1] < 0.7 * many[1] or many[1] < 40_000  # kilobytes: a processor for which oneDNN writes little
+
+
+@pytest.mark.parametrize(("flags", "shapes", "most"), [("avx512f", 10, 10), ("avx512f", 900, 256), ("avx2", 900, 0)])
+def test_prepared_products_take_room_up_to_their_bound(tmp_path: Path, flags: str, shapes: int, most: int) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    assert prepared_bytes(shapes, tmp_path / "cpuinfo") == 600_000 * most
 
 
 def test_the_switch_is_taken_back_where_it_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
