@@ -22,7 +22,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 PREPARED_PRODUCTS, _PREPARED_BYTES = 256, 600_000
 """For AVX-512 oneDNN writes code for every shape it multiplies, and keeps it for 1,024 shapes, torch for as many again:
-more than half of what a small training takes. A pass has a hundred shapes at most, each of them in every layer."""
+more than half of what a small training takes. A pass has some hundred shapes, each of them in every layer."""
 _PREPARED_BY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's cache, and torch's in front of it
 _FP32_ERROR = 1e-3  # true fp32 stays below 2e-4 on the probe, bf16 is near 1e-1
 
