@@ -20,7 +20,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", NF4)
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 tiles, x86 vectors, Arm
 _CPUINFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-PREPARED_PRODUCTS, _PREPARED_BYTES = 256, 600_000
+_PREPARED_PRODUCTS, _PREPARED_UNBOUND, _PREPARED_BYTES = 256, 1024, 600_000
 """For AVX-512 oneDNN writes code for every shape it multiplies, and keeps it for 1,024 shapes, torch for as many again:
 more than half of what a small training takes. A pass has some hundred shapes, each of them in every layer."""
 _PREPARED_BY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # oneDNN's cache, and torch's in front of it
@@ -130,13 +130,15 @@ def tune_cpu() -> dict[str, str]:
 
 def _keep_fewer_products_prepared() -> str:
     """Bounds both caches of prepared products, where nobody has and the process has not multiplied yet."""
-    kept = [os.environ.setdefault(name, str(PREPARED_PRODUCTS)) for name in _PREPARED_BY]
+    kept = [os.environ.setdefault(name, str(_PREPARED_PRODUCTS)) for name in _PREPARED_BY]
     return f"of {' and '.join(dict.fromkeys(kept))} shapes"
 
 
 def prepared_bytes(shapes: int, cpuinfo: Path = _CPUINFO) -> int:
-    """What a CPU's memory holds of products of so many shapes once they were computed, `tune_cpu` called before."""
-    return min(shapes, PREPARED_PRODUCTS) * _PREPARED_BYTES if "avx512f" in cpu_flags(cpuinfo) else 0
+    """What a CPU's memory holds of products of so many shapes once they were computed, within the bound that is set."""
+    bound = os.environ.get(_PREPARED_BY[0], "")
+    kept = min(shapes, int(bound) if bound.isdecimal() else _PREPARED_UNBOUND)
+    return kept * _PREPARED_BYTES if "avx512f" in cpu_flags(cpuinfo) else 0
 
 
 def _use_onednn_for_fp32() -> str:

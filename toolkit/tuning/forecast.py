@@ -129,7 +129,7 @@ class _Memory:
 
     def __init__(self, loop: Loop, step: Step, passes: Sequence[Rows]) -> None:
         device, trained = loop.module.device, len(loop.weights.vector)
-        self._holes = device.type == "cpu"  # elsewhere torch's own allocator sees to them
+        self._on_cpu = device.type == "cpu"  # elsewhere no heap has holes and no product is prepared
         self.used, self.free = used_memory_bytes(device), free_memory_bytes(device)
         if self.free is not None and device.type == "cpu":
             self.free //= loop.processes.count
@@ -138,7 +138,7 @@ class _Memory:
         read = [loop.objective.sequences(rows) for rows in passes]
         self._passes = {again: [step.memory(some, again) for some in read] for again in (False, True)}
         sizes = {step.tokens(some) for some in read}
-        self._prepared = prepared_bytes(SHAPES_A_PASS * (1 + len(sizes))) if self._holes else 0
+        self._prepared = prepared_bytes(SHAPES_A_PASS * (1 + len(sizes))) if self._on_cpu else 0
 
     @property
     def recompute(self) -> bool:
@@ -149,7 +149,7 @@ class _Memory:
 
     def needed(self, recompute: bool) -> int:
         """Beside what is in use: moments, prepared products, what the largest pass keeps, and what passes beside it."""
-        passing = max((one.passing + self._holes * one.holes for one in self._passes[recompute]), default=0)
+        passing = max((one.passing + self._on_cpu * one.holes for one in self._passes[recompute]), default=0)
         return self._moments + self._prepared + self.kept(recompute) + max(passing, self._written)
 
     def kept(self, recompute: bool) -> int:
