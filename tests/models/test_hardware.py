@@ -85,20 +85,29 @@ def test_tuning_leaves_products_in_true_float32_and_the_generator_alone() -> Non
 
 
 MANY_SHAPES = """
-import random, resource, torch
+import random, torch
 from toolkit.models.hardware import tune_cpu
 said = tune_cpu()["prepared_products"]
-weight = torch.randn(576, 576).to(torch.bfloat16)
-x = torch.randn(1500, 576).to(torch.bfloat16)
+
+def code() -> int:
+    size = 0
+    for line in open("/proc/self/maps"):
+        span, rights, *rest = line.split()
+        if "x" in rights and len(rest) == 3:  # nobody's file: written by the process itself
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            size += end - start
+    return size
+
+weight, x = torch.randn(576, 576), torch.randn(1500, 576)
 x @ weight
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = code()
 for rows in random.Random(0).sample(range(700, 1500), 800):
     x[:rows] @ weight
-print(said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sep="|")
+print(said, code() - before, sep="|")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has written for itself stands in /proc")
 def test_fewer_products_are_kept_prepared_unless_somebody_said_how_many() -> None:
     def grown(**asked: str) -> tuple[str, int]:
         caches = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -106,13 +115,13 @@ def test_fewer_products_are_kept_prepared_unless_somebody_said_how_many() -> Non
         made = subprocess.run(
             [sys.executable, "-c", MANY_SHAPES], env=environment, capture_output=True, text=True, check=True
         )
-        said, kilobytes = made.stdout.split("|")
-        return said, int(kilobytes)
+        said, taken = made.stdout.split("|")
+        return said, int(taken)
 
     few, many = grown(), grown(ONEDNN_PRIMITIVE_CACHE_CAPACITY="2000", LRU_CACHE_CAPACITY="2000")
     assert (few[0], many[0]) == ("of 256 shapes", "of 2000 shapes")
     if "avx512f" in cpu_flags():  # for others oneDNN writes next to nothing
-        assert few[1] < 0.7 * many[1]
+        assert few[1] < 0.5 * many[1]
 
 
 @pytest.mark.parametrize(
