@@ -39,7 +39,7 @@ def test_json_gives_a_record(predict: Command) -> None:
 
 
 def test_json_lines_in_give_json_lines_out_in_order(predict: Command) -> None:
-    given = '{"question": "a"}\n\n{"id": "q2", "inputs": {"question": "b"}, "targets": ["x"]}\n'
+    given = '\ufeff{"question": "a"}\n\n{"id": "q2", "inputs": {"question": "b"}, "targets": ["x"]}\n'
     records = [json.loads(line) for line in predict("--jsonl", given=given).stdout.splitlines()]
     assert [record["answer"] for record in records] == ["A", "B"]
     assert "id" not in records[0]

@@ -21,6 +21,7 @@ from toolkit.tuning.settings import TuneSettings
 
 WINDOWS = {
     "mistral": {"sliding_window": 6},
+    "llama": {"sliding_window": 6},  # which means nothing to it
     "qwen2": {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"sliding_window": 6, "use_sliding_window": True, "max_window_layers": 1},
 }

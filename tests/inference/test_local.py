@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ import torch
 from toolkit.errors import ModelError
 from toolkit.inference import LocalModel, Sampling
 from toolkit.inference.local import PREFIX_STEP, SMALLEST_PASS
+from toolkit.inference.model import Weights
 from toolkit.inference.packed import Packed
-from toolkit.inference.plain import plain_answers, plain_scores
+from toolkit.inference.plain import Plain
 from toolkit.inference.sampling import Picker, Row
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering import Draft, Prompt, Renderer, Template
 from toolkit.tasks.task import Task
+from toolkit.tuning import TuneSettings, save_adapter
+from toolkit.tuning.adapter import new_adapter
 
 SAMPLING = Sampling(6)
 
@@ -56,8 +60,8 @@ def test_answers_and_scores_are_those_of_the_reference(
     rows = [prompt.token_ids for prompt in prompts]
     with torch.inference_mode():
         wanted = [Row() for _ in rows]
-        plain_answers(module, rows, wanted, Picker(SAMPLING, renderer.stop_ids, renderer.decode))
-        scores = plain_scores(module, rows, [tuple(row) for row in choices])
+        Plain(module).answers(rows, wanted, Picker(SAMPLING, renderer.stop_ids, renderer.decode))
+        scores = Plain(module).scores(rows, [tuple(row) for row in choices])
     said = model.generate(prompts, SAMPLING)
     assert [one.token_ids for one in said] == [tuple(row.token_ids) for row in wanted]
     assert [one.termination for one in said] == [row.termination for row in wanted]
@@ -223,3 +227,18 @@ def test_no_log_likelihood_is_above_zero_in_bf16(
     scores = [row[0] for row in model.score(prompts, likely)]
     assert max(scores) > -0.5, "nothing is near certain: the test tests nothing"
     assert max(scores) <= 1e-6
+
+
+def test_nothing_to_choose_from_has_no_scores(tiny_model: LocalModel, prompts: list[Prompt]) -> None:
+    assert tiny_model.score(prompts[:1], [[]]) == [()]
+
+
+def test_a_view_lays_out_no_weight_that_the_base_has(
+    make_module: Callable[..., Any], renderer: Renderer, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    module = make_module("llama")
+    save_adapter(new_adapter(module, TuneSettings(rank=2), seed=0), tmp_path)
+    model = LocalModel(module, renderer, "llama", "digest", 512)
+    view = model.adapted(Weights(tmp_path, "adapter"))
+    view.score(prompts[:1], [[(5,)]])
+    assert view._layouts._found == {}

@@ -16,7 +16,7 @@ from toolkit.inference.decoding import Request, decode
 from toolkit.inference.families import PROVEN_FAMILIES, why_plain
 from toolkit.inference.model import Sampling
 from toolkit.inference.packed import HEAD_ROWS, Packed
-from toolkit.inference.plain import plain_answers, plain_scores
+from toolkit.inference.plain import Plain
 from toolkit.inference.plan import QUERY_BLOCK, Plan, Segment
 from toolkit.inference.sampling import Picker, Row
 from toolkit.inference.scoring import tree_scores
@@ -70,7 +70,7 @@ def scored(module: Any, rows: Rows, choices: Sequence[Any], shared: tuple[int, .
 
 @torch.inference_mode()
 def plainly_scored(module: Any, rows: Rows, choices: Sequence[Any], shared: tuple[int, ...]) -> Any:
-    return plain_scores(module, [(*shared, *row) for row in rows], choices)
+    return Plain(module).scores([(*shared, *row) for row in rows], choices)
 
 
 def picker(stops: frozenset[int], cap: int) -> Picker:
@@ -96,7 +96,7 @@ def decoded(
 @torch.inference_mode()
 def plainly_decoded(module: Any, rows: Rows, shared: tuple[int, ...], stops: frozenset[int], cap: int) -> list[Row]:
     answers = [Row() for _ in rows]
-    plain_answers(module, [(*shared, *row) for row in rows], answers, picker(stops, cap))
+    Plain(module).answers([(*shared, *row) for row in rows], answers, picker(stops, cap))
     return answers
 
 

@@ -130,6 +130,8 @@ def test_the_weights_of_a_served_model_cannot_be_fetched(tmp_path: Path) -> None
     [
         ({"url": "localhost:8000"}, "must be the server's base"),
         ({"url": "https://me:secret@host/v1"}, "may hold no user, password"),
+        ({"url": "https://a..b/v1"}, "names no host"),
+        ({"url": "https://host/v 1"}, "may hold no blank"),
         ({"url": "https://host/v1?key=secret"}, "a key comes from the variable"),
         ({"kind": "embedder"}, "an embedder needs its weights here"),
         ({"more": "key_env: sk-secret-1"}, "must name an environment variable"),

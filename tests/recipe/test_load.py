@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_the_text_is_whole_and_loads_to_the_same_recipe(write: Write, tmp_path: 
     again = load_recipe(copy)
     assert (again.digest, again.text, again.contrasts) == (recipe.digest, recipe.text, recipe.contrasts)
     assert again.overrides == recipe.overrides
+
+
+@pytest.mark.parametrize(
+    "tricky",
+    ["? unclear", "?", "a\x85b", "no", "1e3", "a: b", "a #b", "- x", "\n", " a", "a\r\nb", "\u2028", "@a", "|", "---"],
+)
+def test_tricky_texts_come_back_from_the_text(write: Write, tricky: str) -> None:
+    recipe = load_recipe(write(QUICKSTART.replace("max_new_tokens: 24", f"stop: [{json.dumps(tricky)}]")))
+    again = load_recipe(write(recipe.text))
+    assert (again.digest, again.decoding) == (recipe.digest, recipe.decoding)
 
 
 def test_the_digest_does_not_see_order_comments_defaults_or_names(write: Write) -> None:

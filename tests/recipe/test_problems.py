@@ -32,7 +32,7 @@ KEYS = ", ".join(RecipeFile.model_fields)
         ("margin: wide", "margin: must be a number, found 'wide'"),
         ("margin: 0", "margin: must be more than 0, found 0"),
         ("margin: .inf", "margin: must be a finite number, found inf"),
-        ("alpha: 1", "alpha: must be less than 1, found 1"),
+        ("alpha: 1", "alpha: must be less than 0.5, found 1"),
         ("alpha: .nan", "alpha: must be a finite number, found nan"),
         ("batch_tokens: 255", "batch_tokens: must be at least 256, found 255"),
         ("chunk_examples: 0", "chunk_examples: must be at least 1, found 0"),

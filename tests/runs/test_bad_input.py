@@ -453,6 +453,15 @@ def test_a_folder_with_another_recipes_run_is_refused_and_left_alone(
     assert artefacts(tmp_path / "run") == before
 
 
+def test_a_folder_that_a_refused_recipe_claimed_is_free(start: Start, tmp_path: Path) -> None:
+    start(ZERO, **UNTIMED)
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in (".lock", "recipe.yaml") and not path.name.startswith(".recipe-"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    start(TWO, **UNTIMED)
+    assert list(tmp_path.glob("run.replaced-*")) == []
+
+
 def test_replace_moves_the_other_run_aside_whole_and_uses_its_results(
     start: Start, artefacts: Any, tmp_path: Path, asked: Calls
 ) -> None:

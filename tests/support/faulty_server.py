@@ -115,6 +115,9 @@ def respond(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body, f
         send(handler, b'{"choices": [{"message": {"conte')
     elif fault == "empty":
         send(handler, b'{"choices": []}')
+    elif fault == "error with the key":
+        said = {"message": f"x {'y' * 190} {str(handler.headers.get('Authorization')).replace('/', chr(92) + '/')}"}
+        send(handler, json.dumps({"choices": [{"finish_reason": "error", "error": said}]}).encode())
     elif fault == "error":
         send(handler, b'{"error": {"message": "overloaded"}}')
     elif fault == "half":

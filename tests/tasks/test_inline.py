@@ -288,6 +288,21 @@ def test_lists_hold_accepted_answers_and_slices_and_spans_are_read(here):
     assert (first.spans, first.slices) == ((Span("d", 2, 5),), ("old", "long"))
 
 
+def test_spans_kept_as_floats_and_cells_of_a_whole_document_are_read(here):
+    rows = [{"words": sentence(n), "answer": "a", "doc": "d", "from": 2.0, "to": 5.0} for n in range(12)]
+    rows[0]["words"] = "long " * 40_000
+    write(here, rows)
+    columns = {"inputs": {"question": "words"}, "target": "answer"}
+    columns["spans"] = {"document": "doc", "start": "from", "end": "to"}
+    for end in ("csv", "parquet", "jsonl"):
+        made = load_task(
+            task(kind="text", data={"files": f"rows.{end}"}, columns=columns, make={"validation": 3, "test": 3})
+        )
+        examples = (*made.train, *made.validation, *made.test)
+        assert max(len(one.inputs["question"]) for one in examples) >= 199_999
+        assert {one.spans for one in examples} == {(Span("d", 2, 5),)}
+
+
 def test_json_answers_are_one_value_in_every_format(here):
     rows = [{"words": sentence(n), "record": {"n": n, "tags": ["x"]}} for n in range(9)]
     (here / "j.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def refusal(llama: Any, tmp_path: Path) -> Callable[..., list[str]]:
 
 def test_sound_sequences_pass(llama: Any) -> None:
     check_items(llama(), [SOUND, sequence("1 5 [7 9] 5 [9]"), sequence(f"1 {'5 ' * 60} 5 [7 9]")], STOP, BOS)
+
+
+def test_a_mask_of_another_length_and_a_missing_name_are_refused(llama: Any) -> None:
+    long, short = (replace(SOUND, supervised=marks) for marks in ((False,) * 4 + (True,) * 2, (True,)))
+    with pytest.raises(DataError) as caught:
+        check_items(llama(), [SOUND, long, short])
+    assert "sequence 1: 4 tokens with 6 marks" in str(caught.value)
+    assert "sequence 2: 4 tokens with 1 marks" in str(caught.value)
+    with pytest.raises(DataError, match="2 sequences with 1 names"):
+        check_items(llama(), [SOUND, SOUND], names=["one"])
 
 
 @pytest.mark.parametrize(("text", "said"), [("1 5 7 9", 4), ("[1] 5", 2), ("", 0)])

@@ -259,3 +259,12 @@ def test_a_model_whose_layers_are_transposed_starts_from_its_data_too(make_modul
     torch.testing.assert_close(logits(adapted.get_base_model()), logits(module), rtol=0, atol=1e-5)
     down = next(layer for _, layer in adapted_layers(adapted)).lora_A["default"].weight
     torch.testing.assert_close(down @ down.t(), torch.eye(len(down)), rtol=0, atol=1e-4)
+
+
+def test_embeddings_which_read_ids_keep_their_rank_and_draw(llama: Any, rows: Any, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"target_modules": ("q_proj", "embed_tokens")})
+    result = train(llama(tie_word_embeddings=False), rows(40), settings, tmp_path)
+    assert result.losses[-1] < result.losses[0]
+    alone = settings.model_copy(update={"target_modules": ("embed_tokens",)})
+    with pytest.raises(ModelError, match="reads token ids only"):
+        train(llama(tie_word_embeddings=False), rows(40), alone, tmp_path)

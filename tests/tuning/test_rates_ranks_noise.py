@@ -133,7 +133,7 @@ def test_the_noise_is_as_large_as_each_sequences_length_asks(
     llama: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, padded: bool
 ) -> None:
     if padded:
-        monkeypatch.setattr("toolkit.tuning.steps.choosing.why_padded", lambda module: "asked for")
+        monkeypatch.setattr("toolkit.tuning.steps.choosing.why_unknown", lambda module: "asked for")
     adapted = new_adapter(llama(), SMALL, seed=0)
     view = adapted.get_base_model().train()
     step, weights, how = choose(view, 0.0, 20, neftune_alpha=6.0)

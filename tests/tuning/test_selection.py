@@ -67,6 +67,11 @@ def test_the_last_step_is_looked_at_too(llama: Any, rows: Any, tmp_path: Path) -
     assert result.kept_step == 6
 
 
+def test_a_metric_that_is_no_number_is_an_error(llama: Any, rows: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the metric after 2 steps is no number"):
+        train(llama(), rows(10), LOOKING, tmp_path, validate=Scripted({0: 0.1, 2: float("nan")}))
+
+
 def test_patience_ends_a_training(llama: Any, rows: Any, tmp_path: Path) -> None:
     validate = Scripted({0: 0.3, 2: 0.2, 4: 0.1})
     settings = LOOKING.model_copy(update={"patience": 2})

@@ -234,6 +234,16 @@ def test_the_automatic_learning_rate_follows_the_size() -> None:
     assert TuneSettings(learning_rate=2e-4).resolved_learning_rate(configs[0], 1) == 2e-4
 
 
+def test_a_share_of_the_steps_is_not_rounded_up_by_its_last_digit() -> None:
+    assert TuneSettings(warmup_share=0.07).warmup_steps(100) == 7
+    assert TuneSettings(warmup_share=0.07).warmup_steps(101) == 8
+
+
+def test_a_pattern_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"rank_pattern: '\(' is no regular expression"):
+        TuneSettings(rank_pattern={"(": 2})
+
+
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (20, 2), (60, 6), (100, 10), (300, 10), (334, 11), (1000, 30)])
 def test_the_automatic_warm_up_is_ten_steps_or_3_percent_but_never_more_than_10(steps: int, warmup: int) -> None:
     assert TuneSettings().warmup_steps(steps) == warmup

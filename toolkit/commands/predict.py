@@ -108,7 +108,7 @@ def _standard_input(jsonl: bool) -> str:
         wanted = "JSON lines" if jsonl else "a text"
         raise DataError(f"nothing to answer: give {wanted} on standard input{'' if jsonl else ', or as an argument'}")
     try:
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from error
 

@@ -27,6 +27,13 @@ class Rules:
     window: int | None
 
 
+def sliding_window(attention: Any) -> int | None:
+    """Of an attention layer. Mistral's is in its configuration; of other families one there may mean nothing."""
+    config = attention.config
+    found: int | None = getattr(config, "sliding_window", None) if config.model_type == "mistral" else None
+    return getattr(attention, "sliding_window", found)
+
+
 def planned_attention(
     module: Any,
     query: torch.Tensor,

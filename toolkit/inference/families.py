@@ -46,7 +46,7 @@ def why_unknown(module: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds - ATTENTION:
         return f"it has layers of {', '.join(sorted(kinds - ATTENTION))}"
-    if moving := _moving_positions(config):
+    if moving := moving_positions(config):
         return f"its rotary positions ({moving}) depend on how long a row is"
     if getattr(config, "use_bidirectional_attention", False):
         return "it attends to what comes after a token"
@@ -55,7 +55,7 @@ def why_unknown(module: Any) -> str | None:
     return None
 
 
-def _moving_positions(config: Any) -> str | None:
+def moving_positions(config: Any) -> str | None:
     """The kind of rotary positions whose frequencies follow the longest row of a pass, where the model has such."""
     said = getattr(config, "rope_parameters", None) or {}
     kinds = [said, *(value for value in said.values() if isinstance(value, dict))]
@@ -67,8 +67,7 @@ def _probe(module: Any, lean: bool) -> str | None:
     from toolkit.inference.packed import Packed
     from toolkit.inference.plan import Plan, Segment
 
-    limit = min(module.config.vocab_size, 1000)
-    ids = [(7 * place * place + 3 * place + 11) % limit for place in range(PROBE_TOKENS)]
+    ids = probe_ids(module)
     two = ids[: PROBE_TOKENS // 2]
     plan = Plan([Segment(0, len(ids)), Segment(len(ids), len(two))])
     try:
@@ -80,7 +79,22 @@ def _probe(module: Any, lean: bool) -> str | None:
     wanted = module.get_decoder()(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
     right = wanted.last_hidden_state[0].float()
     for found, expected in ((packed[: len(ids)], right), (packed[len(ids) :], right[: len(two)])):
-        apart = float((found - expected).norm() / expected.norm())
-        if not apart <= LARGEST_ERROR.get(module.dtype, 1e-3):
-            return f"packed and alone differ by {apart:.1e} on a dozen tokens"
+        if not is_near(found, expected, module.dtype):
+            return f"packed and alone differ by {_apart(found, expected):.1e} on a dozen tokens"
     return None
+
+
+def probe_ids(module: Any) -> list[int]:
+    """A dozen tokens of its vocabulary."""
+    limit = min(module.config.get_text_config().vocab_size, 1000)
+    return [(7 * place * place + 3 * place + 11) % limit for place in range(PROBE_TOKENS)]
+
+
+def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether two ways to the same states or logits agree, for what they were computed in."""
+    return _apart(found, expected) <= LARGEST_ERROR.get(dtype or expected.dtype, 1e-3)
+
+
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.float(), expected.float()
+    return float((found - expected).norm() / expected.norm())

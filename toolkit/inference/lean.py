@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from toolkit.inference.attention import Rules, attend
+from toolkit.inference.attention import Rules, attend, sliding_window
 from toolkit.inference.plan import Plan
 from toolkit.models.layouts import LaidOut
 
@@ -107,11 +107,10 @@ def _turned(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
 
 def _layer(layer: Any, config: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return _Layer(
         index=attention.layer_idx,
-        rules=Rules(attention.scaling, None, window),
+        rules=Rules(attention.scaling, None, sliding_window(attention)),
         before_attention=_norm(layer.input_layernorm),
         query=_map(attention.q_proj),
         key=_map(attention.k_proj),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.errors import ModelError
-from toolkit.inference.model import FoundationModel, Generation, Sampling, Weights
+from toolkit.inference.model import NO_NUMBERS, FoundationModel, Generation, Sampling, Weights
 from toolkit.rendering.prompt import Prompt
 from toolkit.rendering.renderer import Renderer
 from toolkit.seeds import derive
@@ -16,6 +17,7 @@ from toolkit.seeds import derive
 if TYPE_CHECKING:
     from toolkit.inference.keys_values import Prefix
     from toolkit.inference.packed import Packed
+    from toolkit.inference.plain import Plain
     from toolkit.inference.sampling import Row
     from toolkit.models import LoadedModel
     from toolkit.models.layouts import Layouts
@@ -125,7 +127,6 @@ class LocalModel:
     ) -> list[tuple[float, ...]]:
         import torch
 
-        from toolkit.inference.plain import plain_scores
         from toolkit.inference.scoring import tree_scores
         from toolkit.inference.trie import build_trie
 
@@ -139,13 +140,15 @@ class LocalModel:
             if not rows:
                 return []
             if self.why_plain is not None:
-                return plain_scores(self.module, rows, choices)
+                return self._plain.scores(rows, choices)
             prefix = self._shared(rows)
             rest = [row[len(prefix) :] for row in rows]
             return tree_scores(self._packed, rest, [build_trie(one) for one in choices], prefix)
 
         with torch.inference_mode():
             scores = dict(zip(once, self._within_memory(score), strict=True))
+        if any(math.isnan(one) for found in scores.values() for one in found):
+            raise ModelError(f"model '{self.name}': its scores are no numbers {NO_NUMBERS}")
         return [scores[one] for one in asked]
 
     def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
@@ -165,8 +168,16 @@ class LocalModel:
         )
         # an adapter changes what linear layers compute, not how attention is asked nor what stands between them
         view.why_plain, view.lean = self.why_plain, self.lean
+        if self.why_plain is None:
+            _ = self._packed  # lays out the weights that views share, or each would do so for itself
         view._layouts = Layouts(self._layouts)
         return view
+
+    @cached_property
+    def _plain(self) -> Plain:
+        from toolkit.inference.plain import Plain
+
+        return Plain(self.module)
 
     @cached_property
     def _packed(self) -> Packed:
@@ -183,11 +194,10 @@ class LocalModel:
 
     def _decode(self, answers: dict[tuple[int, ...], list[Row]], picker: Any) -> None:
         from toolkit.inference.decoding import Request, decode
-        from toolkit.inference.plain import plain_answers
 
         if self.why_plain is not None:
             for row, samples in answers.items():
-                plain_answers(self.module, [row] * len(samples), samples, picker)
+                self._plain.answers([row] * len(samples), samples, picker)
             return
         prefix = self._shared(list(answers))
         requests = [Request(row[len(prefix) :], samples) for row, samples in answers.items()]

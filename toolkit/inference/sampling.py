@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from toolkit.inference.model import Sampling
+from toolkit.errors import ModelError
+from toolkit.inference.model import NO_NUMBERS, Sampling
 from toolkit.tasks.output import Termination
 
 NUCLEUS_TOKENS = 512
@@ -57,9 +58,12 @@ class Picker:
 
     def pick(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         """Adds a token to each row by its logits [B, V] in fp32; sets `done` where the row ends."""
+        norms = torch.logsumexp(logits, dim=-1)
+        if bool(torch.isnan(norms).any()):
+            raise ModelError(f"the model's logits are no numbers {NO_NUMBERS}")
         greedy = self.sampling.temperature == 0
         chosen = logits.argmax(dim=-1) if greedy else self._sampled(_where_doubles_are(logits), rows).to(logits.device)
-        logs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+        logs = logits.gather(1, chosen[:, None])[:, 0] - norms
         for row, token, log in zip(rows, chosen.tolist(), logs.tolist(), strict=True):
             self._add(row, token, log)
 

@@ -69,8 +69,8 @@ def _gathered(packed: Packed, hidden: torch.Tensor, tries: Sequence[Trie]) -> li
         sources += [first + source + 1 for source, _ in trie.edges]
         tokens += [token for _, token in trie.edges]
         first += len(trie.tokens) + 1
-    wanted = torch.tensor(sources, device=hidden.device), torch.tensor(tokens, device=hidden.device)
-    logs = packed.log_probabilities(hidden, *wanted).tolist()
+    wanted = torch.tensor([sources, tokens], dtype=torch.long, device=hidden.device)
+    logs = packed.log_probabilities(hidden, wanted[0], wanted[1]).tolist()
     return [
         tuple(math.fsum(logs[start + edge] for edge in path) for path in trie.paths)
         for start, trie in zip(starts, tries, strict=True)

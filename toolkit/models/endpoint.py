@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _plain_url(url: str) -> str:
     """A URL that carries no secret: it stands in logs, reports and keys."""
+    url = url.strip()
+    if not url.isprintable() or any(character.isspace() for character in url):
+        raise ValueError("may hold no blank and no control character")
     parts = urlsplit(url)
     try:
         _ = parts.port  # read here, or a library would stumble over it
@@ -24,6 +27,8 @@ def _plain_url(url: str) -> str:
         raise ValueError("names a port that is no number from 0 to 65535") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be the server's base, such as http://localhost:8000/v1")
+    if not all(0 < len(label) < 64 for label in parts.hostname.removesuffix(".").split(".")):
+        raise ValueError("names no host: between its dots stand 1 to 63 characters")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("may hold no user, password, query or fragment: a key comes from the variable `key_env` names")
     return url.rstrip("/")

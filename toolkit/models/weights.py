@@ -85,6 +85,8 @@ def tensors_digest(module: Module) -> str:
 def shared_copy(module: Module) -> Module:
     """A copy of the module tree whose parameters and buffers are the original's storage, so it costs no memory.
 
+    But for rotary frequencies, a few numbers each.
+
     Layers may be replaced, adapters injected, modes and `requires_grad` set in the copy: the original keeps its own
     modules and parameters. Only writing into a shared tensor in place would reach it. Every parameter of the copy has
     `requires_grad` False, and tied weights stay tied.
@@ -92,8 +94,9 @@ def shared_copy(module: Module) -> Module:
     memo: dict[int, object] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = shared_parameter(parameter, memo)
-    for buffer in module.buffers():
-        memo[id(buffer)] = buffer
+    for name, buffer in module.named_buffers():
+        # a model whose rotary frequencies follow its rows writes them in place
+        memo[id(buffer)] = buffer.clone() if name.endswith("inv_freq") else buffer
     return copy.deepcopy(module, memo)
 
 

@@ -9,12 +9,25 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import Node
+from ruamel.yaml.representer import SafeRepresenter
 
 from toolkit.recipe.recipe import StrategyOverrides
 from toolkit.recipe.schema import RecipeFile
 from toolkit.strategies.strategy import Strategy
 
 _DECIDES_NOTHING = ("name", "description")
+
+
+class _Representer(SafeRepresenter):
+    """Quotes what ruamel would write plainly and read as something else: a key's mark, and a line's end of Unicode."""
+
+    def represent_str(self, data: str) -> Node:
+        style = '"' if data.startswith("?") or "\x85" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def canonical_content(
@@ -31,6 +44,7 @@ def canonical_content(
 def canonical_text(content: Mapping[str, JsonValue]) -> str:
     """The content as YAML."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None by ruamel
     yaml.width = 120

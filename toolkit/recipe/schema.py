@@ -173,4 +173,4 @@ class RecipeFile(Strict):
     chunk_examples: int = Field(default=32, ge=1)
     batch_tokens: int = Field(default=2048, ge=256)
     unequal_trials: Text | None = None
-    alpha: float = Field(default=0.05, gt=0, lt=1, allow_inf_nan=False)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, allow_inf_nan=False)

@@ -131,7 +131,8 @@ def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
     strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", marker.name}]
     if there is None and any(not name.startswith(".recipe-") for name in strangers):  # those a killed claim leaves
         raise RunError(f"{folder.root} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}, ...)")
-    if there is not None and there != recipe.digest:
+    claimed_only = all(name == folder.recipe.name or name.startswith(".recipe-") for name in strangers)
+    if there is not None and there != recipe.digest and not claimed_only:  # a recipe that was refused leaves its claim
         if not replace:
             raise RunError(
                 f"{folder.root} holds the run of another recipe; give another `--out`, or `--replace` to move it aside"

@@ -103,7 +103,10 @@ def _name(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    """Whole numbers of text and of the floats in which a table with gaps keeps them."""
+    if isinstance(value, str) and value.removesuffix(".0").isdecimal():
+        return int(value.removesuffix(".0"))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text(value: object) -> str:

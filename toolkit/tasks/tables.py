@@ -12,6 +12,9 @@ from typing import NoReturn
 
 from toolkit.tasks.problems import shown
 
+LONGEST_CELL = 2**31 - 1
+"""Characters of a CSV cell, which may be a document; Python's own bound is 131,072."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -72,6 +75,7 @@ def read_jsonl(path: Path, problems: list[str]) -> list[Row]:
 def _read_csv(path: Path, problems: list[str]) -> list[Row]:
     """A header and rows of text; an empty cell is None."""
     rows: list[Row] = []
+    csv.field_size_limit(LONGEST_CELL)  # of the process: others' reading becomes no stricter by it
     reader = csv.reader(io.StringIO(_text(path, problems) or "", newline=""), strict=True)
     header: list[str] = []
     line = 1

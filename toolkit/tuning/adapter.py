@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, RunError
 from toolkit.models.adapted import cuda_devices, use_one_rounding
 from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.weights import shared_copy
@@ -132,3 +133,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} has no place in {CONFIG}")
+
+
+def check_writable(folder: Path) -> None:
+    """A folder that cannot be written is told before the first step, not behind the last."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"the folder {folder} cannot be written ({error.strerror}); give another one") from error

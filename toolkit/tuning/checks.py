@@ -31,12 +31,14 @@ def check_items(
         names: of the items; by default they are counted from 0.
 
     Raises:
-        DataError: there is nothing; or a sequence has nothing supervised, exceeds the model's context, holds an id that
+        DataError: there is nothing, or not a name for each; or a sequence has marks of another number than tokens, nothing supervised, exceeds the model's context, holds an id that
             the model does not know, does not teach where an answer ends, or opens twice; or the two answers of a
             preference are the same, or of different prompts.
     """
     if not items:
         raise DataError("there are no training sequences")
+    if names is not None and len(names) != len(items):
+        raise DataError(f"{len(items)} sequences with {len(names)} names; give each one")
     if len({type(item) for item in items}) > 1:
         raise DataError("sequences and preferences cannot be learnt from in one training: give the one or the other")
     by_fault: dict[str, list[str]] = {}
@@ -92,6 +94,9 @@ def _faults(
 ) -> Iterator[tuple[str, str]]:
     """Each fault of one sequence: its name, and what was found with what to do."""
     ids = sequence.token_ids
+    if len(ids) != len(sequence.supervised):
+        yield "another mask", f"{len(ids)} tokens with {len(sequence.supervised)} marks; give each token one"
+        return
     if not supervised_count(sequence):
         yield (
             "nothing supervised",

@@ -51,8 +51,10 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
     """
     from peft.tuners.lora import EvaConfig, initialize_lora_eva_weights
 
-    layers = dict(adapted_layers(adapted))
+    layers = {name: layer for name, layer in adapted_layers(adapted) if layer.lora_A}  # an embedding reads no vectors
     ranks = {name: int(layer.r["default"]) for name, layer in layers.items()}
+    if not ranks:
+        raise ModelError("method: eva starts from what layers read, and what is adapted reads token ids only")
     wanted = SPREAD * max(ranks.values())
     passes = _passes(sequences)
     inputs = _Inputs(wanted)
@@ -73,6 +75,8 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
         )
         config.init_lora_weights, config.eva_config = True, None
     for name, layer in adapted_layers(adapted):
+        if name not in layers:
+            continue
         down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         down.data = directions[name].clone() if name in directions else down.data.float()
         up.data = up.data.float()  # PEFT gave layers of another rank the base's dtype

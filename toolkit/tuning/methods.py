@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 REWRITING = frozenset({"pissa", "olora"})
 
 DOWN, UP = ".lora_A.", ".lora_B."
+UPS = (UP, ".lora_embedding_B.")
+"""Of linear layers, and of embeddings."""
 
 
 def lora_config(settings: TuneSettings) -> LoraConfig:
@@ -48,7 +50,13 @@ def lora_config(settings: TuneSettings) -> LoraConfig:
 def why_not_tunable(module: Any, method: str) -> str | None:
     """Why a method cannot tune this base, and what to do; None where it can."""
     import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if any(isinstance(part, BaseTunerLayer) for part in module.modules()):  # PEFT would start it anew, in silence
+        return (
+            "the model carries an adapter already, which would be lost: merge it first (`toolkit.models.merged(base, "
+            "folder)`) and train on that"
+        )
     if module.dtype not in (torch.float32, torch.bfloat16):
         return f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16"
     if len({parameter.device for parameter in module.parameters()}) > 1:

@@ -6,6 +6,7 @@ taken are part of a checkpoint, so a killed training takes none twice.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,3 +110,17 @@ class Selection:
 
 def _best(looks: Sequence[tuple[int, float]]) -> int | None:
     return None if not looks else max(looks, key=lambda look: (look[1], -look[0]))[0]
+
+
+def numbers_only(validate: Validate | None) -> Validate | None:
+    """A state whose metric is no number could not be told from the best one."""
+    if validate is None:
+        return None
+
+    def checked(place: Path) -> float:
+        value = validate(place)
+        if math.isnan(value):
+            raise ModelError(f"validate: the metric after {place.name} steps is no number")
+        return value
+
+    return checked

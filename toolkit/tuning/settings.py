@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -120,6 +121,12 @@ class TuneSettings(BaseModel):
         ]
         if self.method == "full" and unread:
             raise ValueError(f"method `full` trains the weights themselves and has no {', '.join(unread)}")
+        for field in ("rank_pattern", "alpha_pattern"):  # PEFT reads their keys as regular expressions
+            for key in getattr(self, field):
+                try:
+                    re.compile(key)
+                except re.error as error:
+                    raise ValueError(f"{field}: '{key}' is no regular expression ({error})") from error
         if self.patience is not None and not self.validate_every:
             raise ValueError("patience counts looks at validation: set `validate_every` too")
         return self
@@ -142,7 +149,7 @@ class TuneSettings(BaseModel):
     def warmup_steps(self, steps: int) -> int:
         """During which the rate rises, of so many in all."""
         if self.warmup_share != "auto":
-            return math.ceil(self.warmup_share * steps)
+            return math.ceil(round(self.warmup_share * steps, 6))  # 0.07 * 100 is a little more than 7
         return math.ceil(min(max(_LEAST_WARMUP_STEPS, _WARMUP * steps), _MOST_WARMUP * steps))
 
     def notices(self, preferences: bool = False) -> tuple[str, ...]:

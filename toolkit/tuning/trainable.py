@@ -63,4 +63,17 @@ def trainable(module: Any, settings: TuneSettings, seed: int, first: Iterable[Tr
     Raises:
         ModelError: as `new_adapter`.
     """
-    return AllWeights(module) if settings.method == "full" else LowRank(module, settings, seed, first)
+    found: Trainable = AllWeights(module) if settings.method == "full" else LowRank(module, settings, seed, first)
+    _switch_off_dropout(found.view)
+    return found
+
+
+def _switch_off_dropout(view: Any) -> None:
+    """The base's own: `dropout` alone says whether there is any, whatever computes the steps."""
+    from torch.nn import Dropout
+
+    for name, part in view.named_modules():
+        if isinstance(part, Dropout) and ".lora_dropout." not in name:
+            part.p = 0.0
+        if isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0

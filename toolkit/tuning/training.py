@@ -25,7 +25,7 @@ from toolkit.models.four_bit import parameter_count
 from toolkit.models.whole import WHOLE
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import resolved_rank, write_atomically
+from toolkit.tuning.adapter import check_writable, resolved_rank, write_atomically
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
@@ -39,7 +39,7 @@ from toolkit.tuning.parallel.processes import Processes
 from toolkit.tuning.parallel.shares import check_same_start, check_same_weights, resume_everywhere
 from toolkit.tuning.progress import StepReport
 from toolkit.tuning.schedule import adamw
-from toolkit.tuning.selection import Look, Selection, Validate
+from toolkit.tuning.selection import Look, Selection, Validate, numbers_only
 from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.steps.choosing import choose
 from toolkit.tuning.steps.step import Step
@@ -135,7 +135,7 @@ def train(
     Raises:
         DataError: there is nothing to learn from, or sequences have a fault that `check_items` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
-        RunError: another process failed.
+        RunError: the folder cannot be written, or another process failed.
     """
     settings, folder = settings or TuneSettings(), Path(folder)
     processes = processes or waiting()
@@ -162,6 +162,8 @@ def _train(
 ) -> dict[str, Any]:
     """The training itself; gives the result but for its folder, digest and seconds."""
     started = time.perf_counter()
+    if processes.is_main:
+        check_writable(folder)
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
     trained, rank = _trainable(module, settings, seed, objective, steps)
@@ -171,7 +173,10 @@ def _train(
     micro_batches, optimiser = MicroBatches(step, weights, objective, settings), adamw(weights, settings)
     if isinstance(objective, DirectPreference):
         objective.reference = _reference(objective, step, micro_batches)
-    validate, save = watch.validate if processes.is_main else _elsewhere, partial(trained.save, base_name=base_name)
+    validate, save = (
+        numbers_only(watch.validate) if processes.is_main else _elsewhere,
+        partial(trained.save, base_name=base_name),
+    )
     selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
     check_same_start(processes, module, key, how, weights.vector)

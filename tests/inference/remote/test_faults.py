@@ -114,6 +114,25 @@ def test_a_lasting_fault_is_one_error_and_what_was_answered_is_not_asked_again(
     assert len(server.requests) == 2 + 3 + 2
 
 
+def test_a_refused_request_is_named_and_not_promised_to_pass(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt]
+) -> None:
+    server.faults.append("400")
+    with pytest.raises(ModelError) as caught:
+        texts(make_model(concurrency=1), prompts)
+    asked = server.requests[0][2]["messages"][-1]["content"].split()[-1]
+    for part in ('it ends "', asked, "status 400", "mend or leave out the example"):
+        assert part in str(caught.value)
+
+
+def test_what_the_server_says_of_an_error_is_told(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt]
+) -> None:
+    server.faults.extend(["error"] * 2)
+    with pytest.raises(ModelError, match=r"an error in place of an answer \(overloaded\).*`url`"):
+        texts(make_model(retries=1, concurrency=1), prompts[:1])
+
+
 def test_what_is_under_way_when_another_request_fails_is_kept(
     server: FaultyServer, make_model: Make, prompts: list[Prompt]
 ) -> None:

@@ -14,7 +14,7 @@ from toolkit.inference import RemoteModel, Sampling
 from toolkit.rendering import Prompt
 
 Make = Callable[..., RemoteModel]
-KEY = "sk-very-secret-0123456789"
+KEY = "sk-very/secret-0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_without_a_variable_no_key_is_sent(server: FaultyServer, make_model: Mak
     assert "Authorization" not in server.requests[0][1]
 
 
-@pytest.mark.parametrize("fault", ["400", "401", "404", "500", "429", "redirect"])
+@pytest.mark.parametrize("fault", ["400", "401", "404", "500", "429", "redirect", "error with the key"])
 def test_no_error_log_or_file_holds_the_key(
     server: FaultyServer,
     make_model: Make,
@@ -48,7 +48,8 @@ def test_no_error_log_or_file_holds_the_key(
     server.faults.extend([fault] * 2)
     with pytest.raises(ModelError) as caught:
         model.generate(prompts, Sampling(5))
-    assert KEY not in str(caught.value)
+    for part in (KEY, KEY.replace("/", "\\/"), KEY[:8]):
+        assert part not in str(caught.value)
     assert KEY not in caplog.text
     assert KEY not in f"{vars(model)}"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -60,6 +61,16 @@ def test_a_key_is_no_part_of_what_is_kept(server: FaultyServer, make_model: Make
     make_model(key_env="MY_KEY").generate(prompts, Sampling(5))
     make_model().generate(prompts, Sampling(5))
     assert len(server.requests) == len(prompts)
+
+
+@pytest.mark.parametrize("proxy", ["http://me:hunter/2@proxy:8080", "http://me:hunter#2@proxy:8080", "ftp://proxy"])
+def test_a_proxy_that_is_no_url_is_told_without_its_password(
+    make_model: Make, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(ModelError, match="the proxy that the environment names") as caught:
+        make_model(url="http://server.example/v1").generate(prompts[:1], Sampling(5))
+    assert "hunter" not in str(caught.value)
 
 
 def test_an_empty_variable_is_told_before_anything_is_sent(

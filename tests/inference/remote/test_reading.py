@@ -29,6 +29,7 @@ LOCAL = {"url": "http://localhost:8000/v1", "model": "small"}
         ({"message": {"content": "four"}, "finish_reason": "length"}, "four", "length"),
         ({"message": {"content": None}, "finish_reason": "length"}, "", "length"),
         ({"message": {"content": [{"type": "text", "text": "fo"}, {"text": "ur"}]}}, "four", "stop"),
+        ({"message": {"content": [{"text": "four"}, {"type": "reasoning", "text": None}]}}, "four", "stop"),
         ({"text": "four", "finish_reason": "stop"}, "four", "stop"),
     ],
 )
@@ -43,6 +44,30 @@ def test_a_stream_without_its_last_mark_is_whole_where_it_says_why_it_ended() ->
     assert read_reply((": a comment\n\n" + piece % "null" + "data: [DONE]\n").encode()).text == "four"
     with pytest.raises(Passing, match="half an answer"):
         read_reply((piece % "null").encode())
+
+
+ERROR = {"code": 502, "message": "provider gone"}
+PIECE = 'data: {"choices": [{"delta": {"content": "fo"}}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (json.dumps({"error": "no such endpoint"}), "no such endpoint"),
+        (json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": ERROR}]}), "gone"),
+        (json.dumps({"choices": [{"message": {"content": "fo"}, "finish_reason": "error"}]}), ""),
+        (json.dumps({"choices": [{"message": {"content": "fo"}, "finish_reason": "abort"}]}), ""),
+        (f'{PIECE}error: {{"code": 500, "message": "slot gone"}}\n\ndata: [DONE]\n', "slot gone"),
+        ('error: {"message": "context is too small"}\n\n', "context is too small"),
+        (f"{PIECE}event: error\ndata: {json.dumps({'error': ERROR})}\n\ndata: [DONE]\n", "gone"),
+        ('data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\ndata: [DONE]\n', ""),
+    ],
+)
+def test_an_error_that_comes_as_an_answer_is_none(raw: str, said: str) -> None:
+    with pytest.raises(Passing) as caught:
+        read_reply(raw.encode())
+    assert said in caught.value.said
+    assert said == "" or said not in caught.value.reason  # which is printed as it is
 
 
 @given(raw=st.binary(max_size=60))
@@ -92,6 +117,11 @@ def test_retry_after_is_read_as_seconds_or_date(header: str | None, seconds: flo
 def test_waits_never_pass_a_minute() -> None:
     assert backoff_seconds(19, None, jitter=0.999) < LONGEST_SECONDS
     assert backoff_seconds(3, None, jitter=0.0) == 4.0
+
+
+def test_a_server_that_asks_for_too_little_is_waited_for_as_one_that_asks_for_nothing() -> None:
+    assert backoff_seconds(3, 0.0, jitter=0.0) == 4.0
+    assert backoff_seconds(3, 30.0, jitter=0.0) == 30.0
 
 
 def test_a_held_rate_lets_nobody_through(time_passed: Any) -> None:

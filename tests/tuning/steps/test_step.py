@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from toolkit.tuning.steps.step import ByHand, Packed, Padded
 TOLERANCE = 2e-5
 SLIDING: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 7},
+    "llama": {"sliding_window": 7},  # which means nothing to it
     "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
     "gemma2": {"sliding_window": 7},
     "gemma3_text": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
@@ -203,6 +206,31 @@ def test_the_fastest_proven_step_is_chosen_and_named(
     assert said.startswith(how)
     assert not weights.gradient.any()
     assert all(torch.equal(one, other) for one, other in zip(before, made.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rows_do_not_move_each_others_positions(make_module: Callable[..., Any], kind: str) -> None:
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 16}
+    module = make_module("llama", fresh=True, rope_parameters=rope, max_position_embeddings=24)
+    _, view = adapted(module)
+    step, weights, said = choose(view.train(), 0.0, longest_tokens=40)
+    assert said.startswith("padded, through autograd: its rotary positions")
+    rows = [*sequences(3, 3, longest=14), *sequences(5, 4, shared=12)]
+    assert min(len(row.token_ids) for row in rows) < 16 < 24 < max(len(row.token_ids) for row in rows)
+    together = of_step(step, weights, rows)
+    apart = [of_step(step, weights, [row]) for row in rows]
+    same(together, (sum(loss for loss, _ in apart), sum(gradient for _, gradient in apart)))
+
+
+def test_a_training_that_is_over_leaves_nothing(make_module: Callable[..., Any]) -> None:
+    made = new_adapter(make_module("llama"), TuneSettings(rank=4, method="dora"), seed=0)
+    step, weights, _ = choose(made.get_base_model().train(), 0.0, longest_tokens=20)
+    trained = [weakref.ref(one) for one in made.parameters() if one.requires_grad]
+    del made, step, weights
+    gc.collect()
+    assert [one() for one in trained] == [None] * len(trained)
 
 
 def test_a_step_that_computes_otherwise_is_found_by_the_probe(

@@ -11,7 +11,7 @@ from toolkit.inference.remote.faults import Fault, GivenUp, Hopeless, Passing, R
 from toolkit.inference.remote.journal import Kept
 from toolkit.inference.remote.rate import Clock, RateLimit
 from toolkit.inference.remote.request import Request
-from toolkit.inference.remote.response import read_reply
+from toolkit.inference.remote.response import excerpt, read_reply
 from toolkit.inference.remote.retry import LONGEST_ASKED_SECONDS, backoff_seconds
 from toolkit.inference.remote.wire import Wire
 from toolkit.models.endpoint import EndpointSource
@@ -87,7 +87,11 @@ class Client:
 
     def _attempt(self, wire: Wire, request: Request, model: str, sent: int) -> Kept:
         started = self.clock.steady()
-        reply = read_reply(wire.post(request.body(self.endpoint, model)))
+        raw = wire.post(request.body(self.endpoint, model))
+        try:
+            reply = read_reply(raw)
+        except Passing as fault:
+            raise Passing(f"{fault.reason}{excerpt(wire.redacted(fault.said))}", fault.advice) from None
         return Kept(reply, model, sent, self.clock.steady() - started, self.clock.wall())
 
     def _wait(self, repeated: int, fault: Passing, stop: threading.Event) -> None:

@@ -10,13 +10,15 @@ class Fault(Exception):
         reason: what happened, for a person; never with the key in it.
         advice: what to do about it.
         wait_seconds: how long the server asks to be left alone; None where it says nothing.
+        said: what the server said of it, as it came: it may hold the key.
     """
 
-    def __init__(self, reason: str, advice: str = "", wait_seconds: float | None = None) -> None:
+    def __init__(self, reason: str, advice: str = "", wait_seconds: float | None = None, said: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.advice = advice
         self.wait_seconds = wait_seconds
+        self.said = said
 
 
 class Passing(Fault):

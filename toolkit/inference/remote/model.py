@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit.errors import ModelError
 from toolkit.inference.model import Bill, FoundationModel, Generation, Sampling, Weights
 from toolkit.inference.remote.client import Client, NoAnswer
-from toolkit.inference.remote.faults import GivenUp
+from toolkit.inference.remote.faults import GivenUp, Refused
 from toolkit.inference.remote.journal import Journal, Kept
 from toolkit.inference.remote.prices import price_dollars, prices_for
 from toolkit.inference.remote.rate import Clock
@@ -160,10 +160,10 @@ class RemoteModel:
             finally:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-        for future in futures:
+        for request, future in zip(requests, futures, strict=True):
             failure = None if future.cancelled() else future.exception()
             if isinstance(failure, NoAnswer):
-                raise self._failed(failure, len(requests)) from None
+                raise self._failed(failure, request, len(requests)) from None
             if failure is not None and not isinstance(failure, GivenUp):
                 raise failure
         return {request.key: future.result() for request, future in zip(requests, futures, strict=True)}
@@ -178,14 +178,17 @@ class RemoteModel:
         self._answered[request.key] = kept
         return kept
 
-    def _failed(self, failure: NoAnswer, asked: int) -> ModelError:
+    def _failed(self, failure: NoAnswer, request: Request, asked: int) -> ModelError:
         happened = "; ".join(f"'{model}': {fault.reason}" for model, fault in failure.faults)
         advice = next((fault.advice for _, fault in failure.faults if fault.advice), "")
         kept = len(self._answered) + len(self._found)
+        again = self._go_on
+        if all(isinstance(fault, Refused) for _, fault in failure.faults):
+            again = f"it will be refused as it is, so mend or leave out the example, and {again}"
         return ModelError(
             f"the served model '{self.name}' ({self.endpoint.url}) left one of {asked} requests, sent "
-            f"{failure.requests} times, without an answer: {happened}; {f'{advice}; ' if advice else ''}{kept} answers "
-            f"are kept and are not asked for again: {self._go_on}"
+            f"{failure.requests} times, without an answer (it ends {request.ending}): {happened}; "
+            f"{f'{advice}; ' if advice else ''}{kept} answers are kept and are not asked for again: {again}"
         )
 
     def _generation(self, samples: Sequence[Kept], sampling: Sampling) -> Generation:

@@ -16,7 +16,8 @@ from toolkit.tasks.messages import Message
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 LARGEST_SEED = 2**31
 """Some servers take a signed 32-bit seed."""
-FORMAT = 1
+ENDING_CHARACTERS = 60
+FORMAT = 2
 """Of what the journal keeps; another is not read."""
 
 
@@ -35,6 +36,13 @@ class Request:
     sample: int
     key: str
     fallback_key: str
+
+    @property
+    def ending(self) -> str:
+        """The last words of what is asked, quoted: by them a person knows the example."""
+        said = self.content["messages"][-1]["content"] if "messages" in self.content else self.content["prompt"]
+        words = " ".join(str(said).removesuffix("Answer:\n").split())
+        return f'"{words if len(words) <= ENDING_CHARACTERS else f"...{words[-ENDING_CHARACTERS:]}"}"'
 
     def body(self, endpoint: EndpointSource, model: str) -> dict[str, Any]:
         """The JSON body. Streaming is a way of delivery: it is no part of the key."""

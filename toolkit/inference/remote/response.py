@@ -14,6 +14,12 @@ from toolkit.tasks.output import Termination
 END = "[DONE]"
 """The data of the event that ends a stream; some servers leave it out."""
 
+BROKEN = ("error", "abort")
+"""Reasons for an end that a server gives for what is no answer."""
+
+ASKED_WRONGLY = "check `model`, `url` (most end in `/v1`), and whether the prompt is too long"
+EXCERPT_CHARACTERS = 200
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -33,7 +39,9 @@ def read_reply(raw: bytes) -> Reply:
         Passing: it is no JSON, has no choices, is half a stream, or tells an error.
     """
     text = raw.decode("utf-8", errors="replace").lstrip("\ufeff \r\n\t")
-    if text.startswith(("data:", "event:", "id:", "retry:", ":")):
+    if text.startswith(("data:", "event:", "error:", "id:", "retry:", ":")):
+        if fault := next((line for line in text.split("\n") if line.startswith("error:")), None):  # llama.cpp's own
+            raise Passing("an error in the stream", ASKED_WRONGLY, said=fault.removeprefix("error:"))
         return _from_events([_object(data) for data in _events(text)], END in _data(text))
     found = _object(text)
     choice = _choice(found)
@@ -59,7 +67,7 @@ def _from_events(events: Sequence[Mapping[str, Any]], done: bool) -> Reply:
             said.append(_text(choice))
             logprobs += _logprobs(choice)
             finish = choice.get("finish_reason") or finish
-    if finish is None and not (done and said):
+    if finish is None and not (done and any(said)):
         raise Passing("half an answer: the stream ended before it said so")
     return Reply(_whole("".join(said)), _termination(finish), _confidence(logprobs), *usage)
 
@@ -81,15 +89,36 @@ def _object(text: str) -> Mapping[str, Any]:
         raise Passing("an answer that is no JSON") from error
     if not isinstance(found, dict):
         raise Passing("an answer that is no JSON object")
-    if found.get("error"):
-        raise Passing("an error in place of an answer")
+    _check(found)
     return found
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    """Some servers send errors with status 200."""
+    if found.get("error"):
+        raise Passing("an error in place of an answer", ASKED_WRONGLY, said=_written(found["error"]))
+
+
+def _written(error: object) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else json.dumps(error, ensure_ascii=False)
+
+
+def excerpt(text: str) -> str:
+    """The start of what a server said, on one line, in brackets; nothing where it said nothing."""
+    words = " ".join(text.split())
+    return f" ({words[:EXCERPT_CHARACTERS]})" if words else ""
 
 
 def _choice(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     choices = found.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    return first if isinstance(first, dict) else None
+    if not isinstance(first, dict):
+        return None
+    _check(first)
+    if first.get("finish_reason") in BROKEN:
+        raise Passing("an answer that the server broke off")
+    return first
 
 
 def _text(choice: Mapping[str, Any]) -> str:
@@ -97,7 +126,8 @@ def _text(choice: Mapping[str, Any]) -> str:
     message = choice.get("message") or choice.get("delta")
     content = message.get("content") if isinstance(message, dict) else choice.get("text")
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 

@@ -29,12 +29,13 @@ def _timestamp(date: str) -> float:
 
 
 def backoff_seconds(repeated: int, asked_seconds: float | None, jitter: float) -> float:
-    """The wait before the next attempt: what the server asks for, else doubling from one second to a minute.
+    """The wait before the next attempt: doubling from one second to a minute, and at least what the server asks for.
+
+    A server may ask for too little: for no time at all, or for a time of its clock that has passed on ours.
 
     Args:
         repeated: attempts before this one, from 0.
         jitter: in [0, 1). Clients that failed together must not come back together.
     """
-    if asked_seconds is not None:
-        return asked_seconds + 0.25 * jitter
-    return float(min(LONGEST_SECONDS, FIRST_SECONDS * 2**repeated) * (0.5 + 0.5 * jitter))
+    own = min(LONGEST_SECONDS, FIRST_SECONDS * 2**repeated) * (0.5 + 0.5 * jitter)
+    return float(own if asked_seconds is None else max(own, asked_seconds + 0.25 * jitter))

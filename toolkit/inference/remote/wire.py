@@ -12,13 +12,13 @@ from toolkit.errors import ModelError
 from toolkit.inference.remote.faults import Hopeless, Passing, Refused, Unknown
 from toolkit.inference.remote.rate import Clock
 from toolkit.inference.remote.request import PATHS
+from toolkit.inference.remote.response import excerpt
 from toolkit.inference.remote.retry import retry_after_seconds
 from toolkit.models.endpoint import LOOPBACK, EndpointSource
 
 if TYPE_CHECKING:
     import httpx
 
-EXCERPT_CHARACTERS = 200
 MAY_PASS = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
 
@@ -70,10 +70,10 @@ class Wire:
             raise self._too_slow(isinstance(error, httpx.ConnectTimeout)) from None
         except httpx.ConnectError as error:
             raise Passing(
-                f"no connection ({self._redacted(str(error))})", "is the server running, and `url` right?"
+                f"no connection ({self.redacted(str(error))})", "is the server running, and `url` right?"
             ) from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise Passing(f"the connection broke ({self._redacted(str(error))})") from None
+            raise Passing(f"the connection broke ({self.redacted(str(error))})") from None
         if not response.is_success:
             self._refuse(response, raw)
         return raw
@@ -108,7 +108,7 @@ class Wire:
             raise (Hopeless if status == 401 else Refused)(said, advice)
         if 300 <= status < 400:
             raise Hopeless(f"{said}, a redirection, which is not followed", "give the final address as `url`")
-        said += self._excerpt(raw)
+        said += excerpt(self.redacted(raw.decode("utf-8", errors="replace")))
         if status in MAY_PASS or status >= 500:
             wait = retry_after_seconds(response.headers.get("Retry-After"), self._clock.wall())
             said += "" if wait is None else f", which asks to be left alone for {wait:.0f} s"
@@ -118,12 +118,11 @@ class Wire:
             raise Unknown(said, "check `model` and `url`")
         raise Refused(said, "check `model`, and whether the prompt is too long")
 
-    def _excerpt(self, raw: bytes) -> str:
-        text = " ".join(raw.decode("utf-8", errors="replace").split())
-        return f" ({self._redacted(text)[:EXCERPT_CHARACTERS]})" if text else ""
-
-    def _redacted(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key, "[key]")
+    def redacted(self, text: str) -> str:
+        """Without the key, also as JSON writes its slashes."""
+        for written in () if self._key is None else (self._key, self._key.replace("/", "\\/")):
+            text = text.replace(written, "[key]")
+        return text
 
 
 @contextmanager
@@ -141,7 +140,12 @@ def connected(endpoint: EndpointSource, clock: Clock) -> Iterator[Wire]:
     proxies = endpoint.host not in LOOPBACK  # a proxy of the environment cannot reach this machine's own servers
     try:
         http = httpx.Client(timeout=timeout, limits=limits, follow_redirects=False, trust_env=proxies)
-    except (ImportError, ValueError) as error:  # a proxy of a kind that is not installed, or no URL
+    except (httpx.InvalidURL, ValueError):  # the error may repeat a part of the proxy's password
+        raise ModelError(
+            "the proxy that the environment names cannot be used: its URL is malformed or of an unknown kind (in a "
+            "password / is written %2F, # %23 and @ %40)"
+        ) from None
+    except ImportError as error:  # a proxy of a kind that is not installed
         raise ModelError(f"the proxy that the environment names cannot be used: {error}") from error
     with http:
         yield Wire(endpoint, http, key, clock)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from toolkit.inference.families import why_unknown
+from toolkit.inference.families import moving_positions, why_unknown
 from toolkit.models.four_bit import in_float32, is_quantised
 from toolkit.models.one_rounding import OneRoundingLinear
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights
-from toolkit.tuning.methods import UP
+from toolkit.tuning.methods import UPS
 from toolkit.tuning.steps.fused import FAMILIES, in_order
 from toolkit.tuning.steps.loss import collate, has_plain_head, token_losses
 from toolkit.tuning.steps.noise import Noisy
@@ -39,6 +39,8 @@ def why_not_by_hand(module: Any, parameters: Sequence[Any], dropout: float) -> s
         return f"the family '{config.model_type}' is not among {', '.join(sorted(FAMILIES))}"
     if dropout:
         return "it has dropout"
+    if moving := moving_positions(config):
+        return f"its rotary positions ({moving}) depend on how long a row is"
     for name, part in module.get_decoder().layers.named_modules():
         if hasattr(part, "lora_A") and (type(part) is not OneRoundingLinear or part.only_adapter() is None):
             return f"{name} is not plain LoRA"
@@ -49,15 +51,6 @@ def why_not_by_hand(module: Any, parameters: Sequence[Any], dropout: float) -> s
     if {id(one) for one in parameters} != {id(one) for one in in_order(module)}:
         return "more is trained than low-rank updates of its decoder's layers"
     return None if has_plain_head(module) else "its logits are more than the head's product"
-
-
-def why_padded(module: Any) -> str | None:
-    """Why a module must be trained on padded rows; None where only attention mixes tokens, and by rules we know."""
-    config = module.config.get_text_config()
-    if reason := why_unknown(module):
-        return reason
-    chances = [name for name in ("attention_dropout", "attn_pdrop") if getattr(config, name, 0)]
-    return f"it has {chances[0]}" if chances else None
 
 
 def choose(
@@ -75,14 +68,14 @@ def choose(
         longest_tokens: of a sequence.
     """
     trained = [(name, one) for name, one in module.named_parameters() if one.requires_grad]
-    parameters, ups = [one for _, one in trained], [one for name, one in trained if UP in name]
+    parameters, ups = [one for _, one in trained], [one for name, one in trained if any(up in name for up in UPS)]
     reason = "its embeddings get noise" if neftune_alpha else why_not_by_hand(module, parameters, dropout)
     reason = reason or _apart(module, ByHand, in_order)
     if reason is None:
         weights = FlatWeights(in_order(module), last=ups)
         return ByHand(module, weights), weights, "by hand"
     weights = FlatWeights(parameters, last=ups)
-    padded = why_padded(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
+    padded = why_unknown(module) or _apart(module, lambda small, _: Packed(small, shares=True), _trained)
     step: Step
     if padded is None:
         step, how = Packed(module, shares=not (dropout or neftune_alpha)), f"packed, through autograd: {reason}"

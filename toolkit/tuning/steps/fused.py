@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from toolkit.inference.attention import sliding_window
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import OfTokens, summed
 from toolkit.tuning.steps.attention import Rules, attend, attend_backward
@@ -230,7 +231,6 @@ class FusedStep:
     def _layer(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-        window = getattr(attention.config, "sliding_window", None)  # where layers differ, each has its own
         return Layer(
             before_attention=norm_of(layer.input_layernorm),
             attention=self._group(attention.q_proj, attention.k_proj, attention.v_proj),
@@ -240,7 +240,7 @@ class FusedStep:
             before_mlp=norm_of(layer.post_attention_layernorm),
             gates=self._group(mlp.gate_proj, mlp.up_proj),
             down=self._group(mlp.down_proj),
-            rules=Rules(attention.scaling, window=getattr(attention, "sliding_window", window)),
+            rules=Rules(attention.scaling, window=sliding_window(attention)),
         )
 
     def _group(self, *modules: Any) -> Group:

@@ -156,7 +156,7 @@ def _kept_bytes(
     held: weakref.WeakSet[_Copy] = weakref.WeakSet()
 
     def pack(tensor: torch.Tensor) -> _Copy:
-        holder = _Copy(tensor)
+        holder = _Copy(tensor.detach())  # with its graph it would hold itself, where no collector looks
         held.add(holder)
         return holder
 

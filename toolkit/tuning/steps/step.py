@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from toolkit.errors import ModelError
+from toolkit.inference.families import moving_positions
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import OfTokens, summed
@@ -186,7 +187,7 @@ class Packed(_StockModel):
 class Padded(_StockModel):
     """The stock model as it is, on padded rows.
 
-    On a CPU its fused attention is slow backwards; short sequences are better off with the plain products, whose
+    Rows go one by one where a model's positions follow the longest row of a pass: each as when it is answered. On a CPU its fused attention is slow backwards; short sequences are better off with the plain products, whose
     memory grows with the square of the length.
     """
 
@@ -194,13 +195,16 @@ class Padded(_StockModel):
         if module.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
             module.set_attn_implementation("eager")
         super().__init__(module)
+        self._one_by_one = moving_positions(module.config.get_text_config()) is not None
         self._growth = growth(self._losses, module)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return len(sequences) * max(len(sequence.token_ids) for sequence in sequences)
 
     def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
-        return token_losses(self._module, collate(sequences, self._module.device), self._plain_head)
+        together = [[one] for one in sequences] if self._one_by_one else [sequences]
+        device, plain = self._module.device, self._plain_head
+        return torch.cat([token_losses(self._module, collate(rows, device), plain) for rows in together])
 
     def _size(self, sequences: Sequence[TrainingSequence]) -> StockPass:
         eager = self._module.config.get_text_config()._attn_implementation == "eager"
