@@ -31,9 +31,10 @@ def check_items(
         names: of the items; by default they are counted from 0.
 
     Raises:
-        DataError: there is nothing, or not a name for each; or a sequence has marks of another number than tokens, nothing supervised, exceeds the model's context, holds an id that
-            the model does not know, does not teach where an answer ends, or opens twice; or the two answers of a
-            preference are the same, or of different prompts.
+        DataError: there is nothing, or not a name for each; or a sequence has marks of another number than tokens,
+            nothing supervised, exceeds the model's context, holds an id that the model does not know, does not teach
+            where an answer ends, or opens twice; or the two answers of a preference are the same, or of different
+            prompts.
     """
     if not items:
         raise DataError("there are no training sequences")

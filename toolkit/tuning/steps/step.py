@@ -187,8 +187,9 @@ class Packed(_StockModel):
 class Padded(_StockModel):
     """The stock model as it is, on padded rows.
 
-    Rows go one by one where a model's positions follow the longest row of a pass: each as when it is answered. On a CPU its fused attention is slow backwards; short sequences are better off with the plain products, whose
-    memory grows with the square of the length.
+    Rows go one by one where a model's positions follow the longest row of a pass: each as when it is answered. On a CPU
+    its fused attention is slow backwards; short sequences are better off with the plain products, whose memory grows
+    with the square of the length.
     """
 
     def __init__(self, module: Any, longest_tokens: int) -> None:
