@@ -119,6 +119,7 @@ def make_module() -> Callable[..., Any]:
             tf.GPT2Config,
             {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, **ends},
         ),
+        "opt": (tf.OPTConfig, {**usual, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
         "gpt_neox": (tf.GPTNeoXConfig, {**shared, "num_attention_heads": 4, "max_position_embeddings": 512, **ends}),
     }
     made: dict[str, Any] = {}

@@ -241,4 +241,5 @@ def test_a_view_lays_out_no_weight_that_the_base_has(
     model = LocalModel(module, renderer, "llama", "digest", 512)
     view = model.adapted(Weights(tmp_path, "adapter"))
     view.score(prompts[:1], [[(5,)]])
+    assert bool(model._layouts._found) == model._packed.laid_out
     assert view._layouts._found == {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.errors import DataError, ModelError, OverLengthError, RecipeError, RunError, ToolkitError
+from toolkit.errors import DataError, FairnessError, ModelError, OverLengthError, RecipeError, RunError, ToolkitError
 from toolkit.inference import LocalModel
 from toolkit.runs import chunks
 from toolkit.runs.reopen import load_model
@@ -454,10 +454,10 @@ def test_a_folder_with_another_recipes_run_is_refused_and_left_alone(
 
 
 def test_a_folder_that_a_refused_recipe_claimed_is_free(start: Start, tmp_path: Path) -> None:
-    start(ZERO, **UNTIMED)
-    for path in (tmp_path / "run").iterdir():
-        if path.name not in (".lock", "recipe.yaml") and not path.name.startswith(".recipe-"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    unequal = {"zero_shot": [], "longer": [{"decoding": {"max_new_tokens": 9}}]}
+    contrasts = [{"a": "longer", "b": "zero_shot"}]
+    refusal(FairnessError, lambda: start(unequal, contrasts=contrasts, **UNTIMED))
+    assert (tmp_path / "run" / "timings.jsonl").is_file()
     start(TWO, **UNTIMED)
     assert list(tmp_path.glob("run.replaced-*")) == []
 

@@ -13,7 +13,7 @@ from typing import Any
 
 Body = Mapping[str, Any]
 
-PAGE = {"429": 429, "500": 500, "503": 503, "401": 401, "404": 404, "redirect": 302, "400": 400}
+PAGE = {"429": 429, "500": 500, "503": 503, "401": 401, "403": 403, "404": 404, "redirect": 302, "400": 400}
 
 
 def said(body: Body) -> str:
@@ -41,6 +41,7 @@ class FaultyServer:
         self.answered: Counter[str] = Counter()
         self.lists_logprobs = False
         self.retry_after = "7"
+        self.padding = 183  # a key behind it lies across the end of what is shown
         self.slow_seconds = 0.6
         self.seconds = 0.0
         self.most_at_once = 0
@@ -116,7 +117,8 @@ def respond(server: FaultyServer, handler: BaseHTTPRequestHandler, body: Body, f
     elif fault == "empty":
         send(handler, b'{"choices": []}')
     elif fault == "error with the key":
-        said = {"message": f"x {'y' * 190} {str(handler.headers.get('Authorization')).replace('/', chr(92) + '/')}"}
+        key = str(handler.headers.get("Authorization")).replace("/", "\\/")
+        said = {"message": f"x {'y' * server.padding} {key}"}
         send(handler, json.dumps({"choices": [{"finish_reason": "error", "error": said}]}).encode())
     elif fault == "error":
         send(handler, b'{"error": {"message": "overloaded"}}')

@@ -34,9 +34,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(llama: An
         train(llama(), rows(6), SMALL, tmp_path / "taken", on_step=lambda report: pytest.fail("a step was taken"))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt"])
 def test_the_bases_own_dropout_is_switched_off(make_module: Any, rows: Any, tmp_path: Path, family: str) -> None:
-    chances = ["attention_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"]
+    chances = ["attention_dropout", "hidden_dropout", "dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"]
     module = make_module(family, fresh=True)
     known = {name: 0.5 for name in chances if hasattr(module.config, name)}
     assert known

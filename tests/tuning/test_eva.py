@@ -16,6 +16,7 @@ import pytest
 import torch
 from peft.tuners.lora import EvaConfig
 from peft.tuners.lora.eva import get_eva_state_dict
+from safetensors.torch import load_file
 
 from toolkit.errors import ModelError
 from toolkit.models import adapter_digest, load_adapter, shared_copy
@@ -263,7 +264,8 @@ def test_a_model_whose_layers_are_transposed_starts_from_its_data_too(make_modul
 
 def test_embeddings_which_read_ids_keep_their_rank_and_draw(llama: Any, rows: Any, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"target_modules": ("q_proj", "embed_tokens")})
-    result = train(llama(tie_word_embeddings=False), rows(40), settings, tmp_path)
+    result = train(llama(torch.bfloat16, tie_word_embeddings=False), rows(40), settings, tmp_path)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "adapter_model.safetensors").values()} == {torch.float32}
     assert result.losses[-1] < result.losses[0]
     alone = settings.model_copy(update={"target_modules": ("embed_tokens",)})
     with pytest.raises(ModelError, match="reads token ids only"):

@@ -242,6 +242,8 @@ def test_a_share_of_the_steps_is_not_rounded_up_by_its_last_digit() -> None:
 def test_a_pattern_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"rank_pattern: '\(' is no regular expression"):
         TuneSettings(rank_pattern={"(": 2})
+    with pytest.raises(ValidationError, match="is no regular expression"):
+        TuneSettings(alpha_pattern={"(?i)q_proj": 2})
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (20, 2), (60, 6), (100, 10), (300, 10), (334, 11), (1000, 30)])

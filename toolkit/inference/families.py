@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from toolkit.inference.lean import why_not_lean
+from toolkit.models.positions import moving_positions
 
 PROVEN_FAMILIES = frozenset({"gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose attention asks for nothing but a scale, a soft cap and a sliding window, and whose logits are the
@@ -55,14 +56,6 @@ def why_unknown(module: Any) -> str | None:
     return None
 
 
-def moving_positions(config: Any) -> str | None:
-    """The kind of rotary positions whose frequencies follow the longest row of a pass, where the model has such."""
-    said = getattr(config, "rope_parameters", None) or {}
-    kinds = [said, *(value for value in said.values() if isinstance(value, dict))]
-    types = [str(one.get("rope_type", "default")) for one in kinds]
-    return next((kind for kind in types if kind == "longrope" or "dynamic" in kind), None)
-
-
 def _probe(module: Any, lean: bool) -> str | None:
     from toolkit.inference.packed import Packed
     from toolkit.inference.plan import Plan, Segment
@@ -90,9 +83,9 @@ def probe_ids(module: Any) -> list[int]:
     return [(7 * place * place + 3 * place + 11) % limit for place in range(PROBE_TOKENS)]
 
 
-def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether two ways to the same states or logits agree, for what they were computed in."""
-    return _apart(found, expected) <= LARGEST_ERROR.get(dtype or expected.dtype, 1e-3)
+def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether two ways to the same states or logits agree, for what the weights are in."""
+    return _apart(found, expected) <= LARGEST_ERROR.get(dtype, 1e-3)
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:

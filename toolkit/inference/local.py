@@ -147,7 +147,7 @@ class LocalModel:
 
         with torch.inference_mode():
             scores = dict(zip(once, self._within_memory(score), strict=True))
-        if any(math.isnan(one) for found in scores.values() for one in found):
+        if any(found and (any(map(math.isnan, found)) or max(found) == -math.inf) for found in scores.values()):
             raise ModelError(f"model '{self.name}': its scores are no numbers {NO_NUMBERS}")
         return [scores[one] for one in asked]
 
@@ -168,7 +168,7 @@ class LocalModel:
         )
         # an adapter changes what linear layers compute, not how attention is asked nor what stands between them
         view.why_plain, view.lean = self.why_plain, self.lean
-        if self.why_plain is None:
+        if self.why_plain is None and not merged:
             _ = self._packed  # lays out the weights that views share, or each would do so for itself
         view._layouts = Layouts(self._layouts)
         return view

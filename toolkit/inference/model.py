@@ -12,7 +12,7 @@ from toolkit.rendering.prompt import Prompt
 from toolkit.rendering.renderer import Renderer
 from toolkit.tasks.output import Termination
 
-NO_NUMBERS = "(NaN): weights that leave float16's range do this; load them in bfloat16 or float32"
+NO_NUMBERS = "(NaN or infinite): weights that leave float16's range do this; load them in bfloat16 or float32"
 
 
 @dataclass(frozen=True)

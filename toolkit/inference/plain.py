@@ -5,7 +5,6 @@ It is what the packed path is held to, and what a model takes that the packed pa
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 
-from toolkit.inference.families import is_near, moving_positions, probe_ids
+from toolkit.inference.families import is_near, probe_ids
 from toolkit.inference.sampling import Picker, Row
+from toolkit.models.positions import Positions, moving_positions
 from toolkit.models.weights import shared_copy
 
 CACHES = ("cache", "past_key_values", "cache_params")
@@ -31,11 +31,11 @@ class Plain:
 
     def __init__(self, module: Any) -> None:
         config = module.config.get_text_config()
-        self._moving = moving_positions(config)
-        self._module = module if self._moving is None else shared_copy(module)
-        self._rotary = [] if self._moving is None else _rotary(self._module)
+        moving = moving_positions(config)
+        self._module = module if moving is None else shared_copy(module)
+        self._positions = None if moving is None else Positions(self._module)
         self._fewer_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
-        self._starts_again = _starts_again(module, config) if self._moving == "longrope" else None
+        self._starts_again = _starts_again(module, config) if moving == "longrope" else None
 
     def answers(self, rows: Sequence[Sequence[int]], answers: Sequence[Row], picker: Picker) -> None:
         """Decodes rows of token ids to the end, each into its answer."""
@@ -83,21 +83,11 @@ class Plain:
         for token in ids[-2:] if kept else ():
             found, kept = self._pass([token], 1, kept)
         self._forget()
-        return bool(kept) and is_near(found[0, -1], wanted[0, -1])
+        return bool(kept) and is_near(found[0, -1], wanted[0, -1], self._module.dtype)
 
     def _forget(self) -> None:
-        for parent, name, pristine in self._rotary:
-            setattr(parent, name, copy.deepcopy(pristine))
-
-
-def _rotary(module: Any) -> list[tuple[Any, str, Any]]:
-    """Modules that hold frequencies: where they stand, and as they are before any row."""
-    found = []
-    for name, part in list(module.named_modules()):
-        if any(buffer.endswith("inv_freq") for buffer, _ in part.named_buffers(recurse=False)):
-            parent, _, leaf = name.rpartition(".")
-            found.append((module.get_submodule(parent), leaf, part))
-    return found
+        if self._positions is not None:
+            self._positions.forget()
 
 
 def _starts_again(module: Any, config: Any) -> int | None:

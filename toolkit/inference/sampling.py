@@ -59,7 +59,7 @@ class Picker:
     def pick(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         """Adds a token to each row by its logits [B, V] in fp32; sets `done` where the row ends."""
         norms = torch.logsumexp(logits, dim=-1)
-        if bool(torch.isnan(norms).any()):
+        if not bool(torch.isfinite(norms).all()):
             raise ModelError(f"the model's logits are no numbers {NO_NUMBERS}")
         greedy = self.sampling.temperature == 0
         chosen = logits.argmax(dim=-1) if greedy else self._sampled(_where_doubles_are(logits), rows).to(logits.device)

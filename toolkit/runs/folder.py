@@ -131,7 +131,8 @@ def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
     strangers = [path.name for path in folder.root.iterdir() if path.name not in {".lock", marker.name}]
     if there is None and any(not name.startswith(".recipe-") for name in strangers):  # those a killed claim leaves
         raise RunError(f"{folder.root} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}, ...)")
-    claimed_only = all(name == folder.recipe.name or name.startswith(".recipe-") for name in strangers)
+    begun = (folder.recipe.name, folder.events.name, folder.timings.name)  # there is a manifest once it is accepted
+    claimed_only = all(name in begun or name.startswith(".recipe-") for name in strangers)
     if there is not None and there != recipe.digest and not claimed_only:  # a recipe that was refused leaves its claim
         if not replace:
             raise RunError(
@@ -141,6 +142,9 @@ def _claim(folder: RunFolder, recipe: Recipe, replace: bool) -> None:
         aside.mkdir()
         for name in strangers:
             (folder.root / name).rename(aside / name)
+    if there != recipe.digest and claimed_only:
+        for path in (folder.events, folder.timings):
+            path.unlink(missing_ok=True)
     write_atomically(marker, recipe.digest.encode())
     write_atomically(folder.recipe, recipe.text.encode())
     write_atomically(folder.recipe_source, str(recipe.path.resolve()).encode())

@@ -14,6 +14,8 @@ from toolkit.tuning.amounts import Item, content_digest
 from toolkit.tuning.settings import TuneSettings
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
+FORMAT = "2"
+"""Of the order in which a state's weights lie."""
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -30,6 +32,7 @@ class State(NamedTuple):
 def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, seed: int) -> str:
     """sha256 of what decides a training's result: how often checkpoints are written and what is recomputed do not."""
     digest = hashlib.sha256(tensors_digest(module).encode())
+    digest.update(FORMAT.encode())
     digest.update(settings.model_dump_json(exclude={"checkpoint_every", "gradient_checkpointing"}).encode())
     digest.update(f"\0{seed}\0{content_digest(items)}".encode())
     return digest.hexdigest()

@@ -76,6 +76,8 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
         config.init_lora_weights, config.eva_config = True, None
     for name, layer in adapted_layers(adapted):
         if name not in layers:
+            for own in (layer.lora_embedding_A, layer.lora_embedding_B):
+                own["default"].data = own["default"].data.float()
             continue
         down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         down.data = directions[name].clone() if name in directions else down.data.float()

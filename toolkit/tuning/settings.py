@@ -124,7 +124,7 @@ class TuneSettings(BaseModel):
         for field in ("rank_pattern", "alpha_pattern"):  # PEFT reads their keys as regular expressions
             for key in getattr(self, field):
                 try:
-                    re.compile(key)
+                    re.compile(rf"(.*\.)?({key})$")  # as PEFT has it
                 except re.error as error:
                     raise ValueError(f"{field}: '{key}' is no regular expression ({error})") from error
         if self.patience is not None and not self.validate_every:

@@ -75,5 +75,5 @@ def _switch_off_dropout(view: Any) -> None:
     for name, part in view.named_modules():
         if isinstance(part, Dropout) and ".lora_dropout." not in name:
             part.p = 0.0
-        if isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0
+        for attribute in [key for key, value in vars(part).items() if "dropout" in key and isinstance(value, float)]:
+            setattr(part, attribute, 0.0)

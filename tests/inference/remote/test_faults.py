@@ -12,6 +12,7 @@ from faulty_server import FaultyServer, said
 
 from toolkit.errors import ModelError
 from toolkit.inference import RemoteModel, Sampling
+from toolkit.inference.remote.faults import Passing
 from toolkit.inference.remote.rate import Clock
 from toolkit.rendering import Prompt
 
@@ -121,8 +122,26 @@ def test_a_refused_request_is_named_and_not_promised_to_pass(
     with pytest.raises(ModelError) as caught:
         texts(make_model(concurrency=1), prompts)
     asked = server.requests[0][2]["messages"][-1]["content"].split()[-1]
-    for part in ('it ends "', asked, "status 400", "mend or leave out the example"):
+    for part in ('it ends "', asked, "status 400", "mend or leave out its example"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["403", "404"])
+def test_a_key_or_name_that_is_refused_is_no_examples_fault(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt], fault: str
+) -> None:
+    server.faults.append(fault)
+    with pytest.raises(ModelError, match=f"status {fault}") as caught:
+        texts(make_model(concurrency=1), prompts)
+    assert "example" not in str(caught.value)
+
+
+def test_one_that_waits_longer_does_not_hold_the_others(time_passed: Any, make_model: Make) -> None:
+    client = make_model()._client
+    client._wait(4, Passing("busy", wait_seconds=1.0), threading.Event())
+    assert time_passed.waits[0] >= 8.0
+    client._limit.take(threading.Event())
+    assert len(time_passed.waits) == 1
 
 
 def test_what_the_server_says_of_an_error_is_told(

@@ -217,10 +217,12 @@ def test_rows_do_not_move_each_others_positions(make_module: Callable[..., Any],
     _, view = adapted(module)
     step, weights, said = choose(view.train(), 0.0, longest_tokens=40)
     assert said.startswith("padded, through autograd: its rotary positions")
+    long, medium = (TrainingSequence(tuple(range(4, 4 + n)), (False,) * (n - 3) + (True,) * 3) for n in (52, 30))
     rows = [*sequences(3, 3, longest=14), *sequences(5, 4, shared=12)]
     assert min(len(row.token_ids) for row in rows) < 16 < 24 < max(len(row.token_ids) for row in rows)
-    together = of_step(step, weights, rows)
-    apart = [of_step(step, weights, [row]) for row in rows]
+    # one as long as the medium row keeps the frequencies of a longer one before it
+    together = of_step(step, weights, [long, medium, *rows])
+    apart = [of_step(step, weights, [row]) for row in (*rows, medium, long)]
     same(together, (sum(loss for loss, _ in apart), sum(gradient for _, gradient in apart)))
 
 

@@ -12,7 +12,7 @@ from toolkit.inference.remote.journal import Kept
 from toolkit.inference.remote.rate import Clock, RateLimit
 from toolkit.inference.remote.request import Request
 from toolkit.inference.remote.response import excerpt, read_reply
-from toolkit.inference.remote.retry import LONGEST_ASKED_SECONDS, backoff_seconds
+from toolkit.inference.remote.retry import LONGEST_ASKED_SECONDS, asked_seconds, backoff_seconds
 from toolkit.inference.remote.wire import Wire
 from toolkit.models.endpoint import EndpointSource
 
@@ -96,14 +96,14 @@ class Client:
 
     def _wait(self, repeated: int, fault: Passing, stop: threading.Event) -> None:
         """Waits before the request is repeated."""
-        seconds = backoff_seconds(repeated, fault.wait_seconds, self.jitter())
+        jitter = self.jitter()
+        seconds = backoff_seconds(repeated, fault.wait_seconds, jitter)
         if seconds >= LONG_WAIT_SECONDS:
             with self._told:
                 self.notice(f"{fault.reason}; waiting {seconds:.0f} s before it is asked again")
         if fault.wait_seconds is not None:
-            self._limit.hold(seconds)  # the other threads' requests would be refused as well
-        else:
-            self.clock.wait(seconds, stop)
+            self._limit.hold(asked_seconds(fault.wait_seconds, jitter))  # others' requests would be refused as well
+        self.clock.wait(seconds, stop)
 
 
 def _asks_too_long(fault: Passing) -> bool:

@@ -33,6 +33,10 @@ class Unknown(Refused):
     """The server has no such model: it need not be asked for it again."""
 
 
+class Forbidden(Refused):
+    """The key may not ask this model for anything."""
+
+
 class Hopeless(Fault):
     """No model of this server will answer, however often it is asked: a wrong key, a redirection."""
 

@@ -183,8 +183,8 @@ class RemoteModel:
         advice = next((fault.advice for _, fault in failure.faults if fault.advice), "")
         kept = len(self._answered) + len(self._found)
         again = self._go_on
-        if all(isinstance(fault, Refused) for _, fault in failure.faults):
-            again = f"it will be refused as it is, so mend or leave out the example, and {again}"
+        if all(type(fault) is Refused for _, fault in failure.faults):  # not for the model's name or the key
+            again = f"where only this one is refused, mend or leave out its example; {again}"
         return ModelError(
             f"the served model '{self.name}' ({self.endpoint.url}) left one of {asked} requests, sent "
             f"{failure.requests} times, without an answer (it ends {request.ending}): {happened}; "

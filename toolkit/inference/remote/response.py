@@ -106,7 +106,7 @@ def _written(error: object) -> str:
 
 def excerpt(text: str) -> str:
     """The start of what a server said, on one line, in brackets; nothing where it said nothing."""
-    words = " ".join(text.split())
+    words = " ".join("".join(one if one.isprintable() else " " for one in _whole(text)).split())
     return f" ({words[:EXCERPT_CHARACTERS]})" if words else ""
 
 

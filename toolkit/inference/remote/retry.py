@@ -28,7 +28,12 @@ def _timestamp(date: str) -> float:
     return (found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def backoff_seconds(repeated: int, asked_seconds: float | None, jitter: float) -> float:
+def asked_seconds(seconds: float, jitter: float) -> float:
+    """A little longer than a server asks for, so that not all come back at once."""
+    return seconds + 0.25 * jitter
+
+
+def backoff_seconds(repeated: int, asked: float | None, jitter: float) -> float:
     """The wait before the next attempt: doubling from one second to a minute, and at least what the server asks for.
 
     A server may ask for too little: for no time at all, or for a time of its clock that has passed on ours.
@@ -38,4 +43,4 @@ def backoff_seconds(repeated: int, asked_seconds: float | None, jitter: float) -
         jitter: in [0, 1). Clients that failed together must not come back together.
     """
     own = min(LONGEST_SECONDS, FIRST_SECONDS * 2**repeated) * (0.5 + 0.5 * jitter)
-    return float(own if asked_seconds is None else max(own, asked_seconds + 0.25 * jitter))
+    return float(own if asked is None else max(own, asked_seconds(asked, jitter)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
-from toolkit.inference.remote.faults import Hopeless, Passing, Refused, Unknown
+from toolkit.inference.remote.faults import Forbidden, Hopeless, Passing, Refused, Unknown
 from toolkit.inference.remote.rate import Clock
 from toolkit.inference.remote.request import PATHS
 from toolkit.inference.remote.response import excerpt
@@ -105,7 +105,7 @@ class Wire:
                 if endpoint.key_env is None
                 else f"check the key in the environment variable {endpoint.key_env}"
             )
-            raise (Hopeless if status == 401 else Refused)(said, advice)
+            raise (Hopeless if status == 401 else Forbidden)(said, advice)
         if 300 <= status < 400:
             raise Hopeless(f"{said}, a redirection, which is not followed", "give the final address as `url`")
         said += excerpt(self.redacted(raw.decode("utf-8", errors="replace")))

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from toolkit.inference.families import moving_positions, why_unknown
+from toolkit.inference.families import why_unknown
 from toolkit.models.four_bit import in_float32, is_quantised
 from toolkit.models.one_rounding import OneRoundingLinear
+from toolkit.models.positions import moving_positions
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from toolkit.errors import ModelError
-from toolkit.inference.families import moving_positions
+from toolkit.models.positions import Positions, moving_positions
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import OfTokens, summed
@@ -196,16 +196,21 @@ class Padded(_StockModel):
         if module.device.type == "cpu" and longest_tokens <= PLAIN_ATTENTION_TOKENS:
             module.set_attn_implementation("eager")
         super().__init__(module)
-        self._one_by_one = moving_positions(module.config.get_text_config()) is not None
+        moving = moving_positions(module.config.get_text_config())
+        self._positions = None if moving is None else Positions(module)
         self._growth = growth(self._losses, module)
 
     def tokens(self, sequences: Sequence[TrainingSequence]) -> int:
         return len(sequences) * max(len(sequence.token_ids) for sequence in sequences)
 
     def _losses(self, sequences: Sequence[TrainingSequence]) -> torch.Tensor:
-        together = [[one] for one in sequences] if self._one_by_one else [sequences]
-        device, plain = self._module.device, self._plain_head
-        return torch.cat([token_losses(self._module, collate(rows, device), plain) for rows in together])
+        if self._positions is None:
+            return token_losses(self._module, collate(sequences, self._module.device), self._plain_head)
+        losses = []
+        for one in sequences:
+            self._positions.forget()
+            losses.append(token_losses(self._module, collate([one], self._module.device), self._plain_head))
+        return torch.cat(losses)
 
     def _size(self, sequences: Sequence[TrainingSequence]) -> StockPass:
         eager = self._module.config.get_text_config()._attn_implementation == "eager"
