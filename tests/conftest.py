@@ -274,6 +274,7 @@ def make_bench(tmp_path: Path, template: Template) -> Callable[..., Bench]:
             "model": model,
             "conditions": conditions,
             "environment": {"dtype": "float32"},
+            "versions": {"code": "1"},
             "embedder": HashingEncoder,
             "primary": metrics_for(task.metrics, task.contract)[0],
             "store": Store(tmp_path / "store"),

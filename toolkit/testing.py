@@ -168,6 +168,7 @@ def _bench(task: Task, model: FoundationModel, store: Path, encoder: Encoder | N
             shared_groups=task.shared_groups is not None,
         ),
         environment={},
+        versions={},
         embedder=None if encoder is None else lambda: encoder,
         primary=metrics_for(task.metrics, task.contract)[0],
         store=Store(store),

@@ -147,6 +147,7 @@ CHANGES: dict[str, Any] = {
         Recorded(),
     ),
     "environment": lambda bench: (replace(bench, environment={"dtype": "bfloat16"}), Recorded()),
+    "code": lambda bench: (replace(bench, versions={"code": "2"}), Recorded()),
     "template": lambda bench: (
         replace(bench, conditions=replace(bench.conditions, template=replace(bench.conditions.template, system="s"))),
         Recorded(),
@@ -199,6 +200,17 @@ def test_the_seed_matters_to_seeded_adapters_only(choice_task: Task, hosted: Any
 
 def fitted_parts(events: list[Any]) -> list[str]:
     return [fields["adapter"] for name, fields in events if name == "fit"]
+
+
+def test_another_version_of_the_code_retrieves_and_indexes_again(
+    text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any, meter: Meter, events: list[Any]
+) -> None:
+    bench = make_bench(text_task, tiny_model, meter=meter)
+    for versions, folder in (({"code": "1"}, "one"), ({"code": "1"}, "same"), ({"code": "2"}, "two")):
+        events.clear()
+        fit_on(replace(bench, versions=versions), RetrieveAdapter(top_k=1, **SMALL), folder=folder)
+        indexed = [name for name, _ in events if name == "index"]
+        assert (fitted_parts(events), indexed) == (([], []) if folder == "same" else (["retrieve"], ["index"]))
 
 
 def test_a_changed_corpus_fits_retrieval_again_and_nothing_before_it(

@@ -218,6 +218,23 @@ def test_likelihood_picks_the_best_choice_and_says_how_sure(
         )
 
 
+def test_a_chunks_prompts_and_choices_are_tokenised_once(
+    choice_task: Task, template: Any, tiny_model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(tiny_model.renderer.tokenizer)
+    model = LocalModel(tiny_model.module, renderer, "tiny", "", tiny_model.context_tokens)
+    shown = Shows(choice_task.train[:2])
+    conditions = Conditions(template, choice_task.contract, "likelihood", Sampling(8))
+    asked, chat = [], renderer.chat
+    assert chat is not None
+    monkeypatch.setattr(chat, "_ids", lambda piece, ids=chat._ids: asked.append(piece) or ids(piece))
+    examples = [replace(example, id=f"{example.id} {n}") for n in range(3) for example in choice_task.test]
+    System(PLAIN, [shown], model, conditions).answer(examples)
+    with_and_without = 2 * len({str(example.inputs) for example in examples})
+    assert len(asked) == with_and_without + len(choice_task.contract.labels)
+    assert len(set(asked)) == len(asked)
+
+
 def test_an_examples_own_choices_are_scored_in_their_order(
     choice_task: Task, template: Any, tiny_model: LocalModel
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pydantic import JsonValue
 
@@ -93,6 +94,10 @@ class Draft:
 
     def messages(self) -> tuple[Message, ...]:
         """System, demonstrations as turns, the question behind its passages, later turns."""
+        return self._messages
+
+    @cached_property
+    def _messages(self) -> tuple[Message, ...]:
         values = {"instruction": self.contract.instruction, "labels": self.contract.labels}
         said = [Message("system", self.template.render("system", values).strip())]
         for shown in self.demonstrations:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from toolkit.errors import DataError
@@ -15,6 +16,10 @@ from toolkit.rendering.prompt import Prompt, TrainingSequence
 from toolkit.rendering.raw_text import text_sequences
 from toolkit.tasks.contract import AnswerContract, Reading
 from toolkit.tasks.messages import Message
+
+KEPT_PROMPTS, KEPT_CHOICES = 256, 8192
+"""Token ids of the last ones. A prompt's are asked for when it is fitted to the context, sent, and counted by origin,
+a chunk of examples at a time; a choice's by every example."""
 
 
 class Renderer:
@@ -28,6 +33,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.chat = None if tokenizer is None else Chat(tokenizer)
         self.stop: tuple[int, ...] = () if self.chat is None else self.chat.stop_ids()
+        self._opening = lru_cache(KEPT_PROMPTS)(self._opening_ids)
+        self._choice = lru_cache(KEPT_CHOICES)(self._choice_ids)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -47,16 +54,16 @@ class Renderer:
         if self.chat is None:
             said = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
             return Prompt(messages, None, {}, hashlib.sha256(said.encode()).hexdigest())
-        ids = tuple(self.chat.token_ids(messages, opens_answer=True))
+        ids = self._opening(messages)
         return Prompt(messages, ids, self._origins(draft, len(ids)), ids_digest(ids))
 
     def length(self, draft: Draft) -> int:
         """Tokens of the draft's prompt; 0 for a hosted model."""
-        return 0 if self.chat is None else len(self.chat.token_ids(draft.messages(), opens_answer=True))
+        return 0 if self.chat is None else len(self._opening(draft.messages()))
 
     def training_sequence(self, draft: Draft, answer: str) -> TrainingSequence:
         """Prompt ids + ids of the answer's text + stop, concatenated, never re-rendered."""
-        opening = self._local.token_ids(draft.messages(), opens_answer=True)
+        opening = self._opening(draft.messages())
         return _taught(opening, [*self._local.encode(answer), *self.stop])
 
     def training_sequences(self, conversations: Sequence[Sequence[Message]]) -> list[TrainingSequence]:
@@ -102,7 +109,7 @@ class Renderer:
 
     def continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each choice's text with the stop token, so that a choice is never a prefix of another."""
-        return [(*self._local.encode(text), *self.stop) for text in texts]
+        return [self._choice(text) for text in texts]
 
     def count(self, text: str) -> int:
         """Tokens of a plain text."""
@@ -129,6 +136,12 @@ class Renderer:
         if self.chat is None:
             raise DataError("a hosted model has no token ids: it can neither be trained here nor score choices")
         return self.chat
+
+    def _opening_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        return tuple(self._local.token_ids(messages, opens_answer=True))
+
+    def _choice_ids(self, text: str) -> tuple[int, ...]:
+        return (*self._local.encode(text), *self.stop)
 
     def _origins(self, draft: Draft, total: int) -> dict[str, int]:
         asked = replace(draft, turns=())

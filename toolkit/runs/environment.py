@@ -14,12 +14,12 @@ from toolkit.recipe import Recipe
 
 VERSIONED = ("torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "tokenizers", "numpy")
 
+PACKAGES = ("tasks", "models", "rendering", "inference", "prompting", "retrieval", "tuning", "strategies")
+
 
 def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
     """What bytes depend on besides content."""
-    facts: dict[str, Any] = {name: _version(name) for name in VERSIONED}
-    facts["code"] = code_digest()
-    facts["dtype"] = "none"
+    facts: dict[str, Any] = {**versions(), "dtype": "none"}
     facts["batch_tokens"] = recipe.batch_tokens
     facts["chunk_examples"] = recipe.chunk_examples
     if isinstance(model, LocalModel):
@@ -36,12 +36,17 @@ def environment(model: FoundationModel, recipe: Recipe) -> dict[str, Any]:
     return facts
 
 
+def versions() -> dict[str, str]:
+    """Of the libraries and of our own code: what another one made is not believed, whatever it is."""
+    return {**{name: _version(name) for name in VERSIONED}, "code": code_digest()}
+
+
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Of the code that makes prompts, answers and weights: what it computed under another version is not believed."""
+    """Of the code that makes prompts, passages, answers and weights."""
     state = hashlib.sha256()
     root = Path(__file__).resolve().parent.parent
-    for package in ("tasks", "models", "rendering", "inference", "prompting", "tuning", "strategies"):
+    for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             state.update(path.name.encode() + path.read_bytes())
     state.update((root / "seeds.py").read_bytes())

@@ -18,7 +18,7 @@ from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
 from toolkit.runs.checks import check_adapters, check_contrasts, check_models, declares
-from toolkit.runs.environment import environment
+from toolkit.runs.environment import environment, versions
 from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
 from toolkit.strategies.bench import Bench
@@ -186,7 +186,7 @@ def _benches(
             _check_conditions(recipe, strategy.name, conditions)
             check_inputs(conditions.template, task.test[0].inputs, task.contract.labels)
             facts = environment(model, recipe)
-            made[wanted] = Bench(fitting_task, model, conditions, facts, embedder, primary, store, meter)
+            made[wanted] = Bench(fitting_task, model, conditions, facts, versions(), embedder, primary, store, meter)
         benches[strategy.name] = made[wanted]
     scored = any(bench.conditions.answer_by == "likelihood" for bench in benches.values())
     if Likelihood(**dict(recipe.likelihood)) != Likelihood() and not scored:

@@ -26,6 +26,7 @@ class Bench:
 
     Attributes:
         environment: versions, dtype, threads, batch size: what bytes depend on besides content.
+        versions: of code and libraries alone; whatever a part is made of, it was made by these.
         embedder: loads the recipe's encoder; None where the recipe names none.
         primary: the metric `validate` reports.
     """
@@ -34,6 +35,7 @@ class Bench:
     model: FoundationModel
     conditions: Conditions
     environment: Mapping[str, Any]
+    versions: Mapping[str, str]
     embedder: Callable[[], Encoder] | None
     primary: Metric
     store: Store

@@ -85,7 +85,7 @@ class PartContext:
             cost = {"seconds": time.perf_counter() - started}
             (folder / "built.json").write_text(json.dumps(cost), encoding="utf-8")
 
-        key = key_of(content)
+        key = key_of({**content, "made_by": dict(self._bench.versions)})
         known = self._bench.store.get(key)
         folder = known if known is not None else self._bench.store.put(key, timed)
         if known is not None:

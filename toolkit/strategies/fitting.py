@@ -154,6 +154,7 @@ def _key(
         {
             "adapter": f"{type(settings).__module__}.{type(settings).__qualname__}",
             "version": settings.version,
+            "made_by": dict(bench.versions),
             "settings": _settings(settings),
             "content": dict(settings.content()),
             "seed": seed if settings.seeded else None,
