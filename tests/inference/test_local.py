@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from toolkit.inference.model import Weights
 from toolkit.inference.packed import Packed
 from toolkit.inference.plain import Plain
 from toolkit.inference.sampling import Picker, Row
+from toolkit.models import adapter_digest
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering import Draft, Prompt, Renderer, Template
 from toolkit.tasks.task import Task
@@ -243,3 +246,21 @@ def test_a_view_lays_out_no_weight_that_the_base_has(
     view.score(prompts[:1], [[(5,)]])
     assert bool(model._layouts._found) == model._packed.laid_out
     assert view._layouts._found == {}
+
+
+def test_a_view_that_is_held_is_not_made_again(
+    make_module: Callable[..., Any], renderer: Renderer, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    module = make_module("llama")
+    model = LocalModel(module, renderer, "llama", "digest", 512)
+    weights = []
+    for seed in (0, 1):
+        save_adapter(new_adapter(module, TuneSettings(rank=2), seed=seed), tmp_path / str(seed))
+        weights.append(Weights(tmp_path / str(seed), adapter_digest(tmp_path / str(seed))))
+    first, other, merged = model.adapted(weights[0]), model.adapted(weights[1]), model.adapted(weights[0], merged=True)
+    assert model.adapted(weights[0]) is first
+    assert len({id(first), id(other), id(merged)}) == 3
+    held = weakref.ref(first)
+    del first
+    gc.collect()
+    assert held() is None

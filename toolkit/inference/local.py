@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from toolkit.errors import ModelError
 from toolkit.inference.model import NO_NUMBERS, FoundationModel, Generation, Sampling, Weights
@@ -68,6 +69,7 @@ class LocalModel:
         self.batch_tokens = batch_tokens
         self.source = source
         self._prefix: Prefix | None = None
+        self._views: WeakValueDictionary[tuple[Weights, bool], LocalModel] = WeakValueDictionary()
 
     @classmethod
     def of(cls, loaded: LoadedModel, batch_tokens: int = 2048) -> LocalModel:
@@ -152,7 +154,16 @@ class LocalModel:
         return [scores[one] for one in asked]
 
     def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
-        """A view under a PEFT adapter: its modules are its own, the base's tensors are shared by reference."""
+        """A view under a PEFT adapter: its modules are its own, the base's tensors are shared by reference.
+
+        As long as somebody holds it, asking again gives the same one.
+        """
+        view = self._views.get((weights, merged))
+        if view is None:
+            view = self._views[weights, merged] = self._view(weights, merged)
+        return view
+
+    def _view(self, weights: Weights, merged: bool) -> LocalModel:
         from toolkit.models import load_adapter
         from toolkit.models import merged as merged_copy
         from toolkit.models.layouts import Layouts
