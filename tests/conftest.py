@@ -120,6 +120,11 @@ def make_module() -> Callable[..., Any]:
             {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, **ends},
         ),
         "opt": (tf.OPTConfig, {**usual, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
+        "falcon": (
+            tf.FalconConfig,
+            {**shared, "num_attention_heads": 4, "max_position_embeddings": 512, "ffn_hidden_size": 48, **ends},
+        ),
+        "mamba": (tf.MambaConfig, {**shared, "state_size": 4, "num_hidden_layers": 2, **ends}),
         "gpt_neox": (tf.GPTNeoXConfig, {**shared, "num_attention_heads": 4, "max_position_embeddings": 512, **ends}),
     }
     made: dict[str, Any] = {}

@@ -194,3 +194,22 @@ def test_the_hubs_own_reader_takes_it(tmp_path, fake_run, tuned):
     found = ModelCard(card(read_run(tmp_path), replace(tuned, base=HUB), "float32"))
     assert found.data.library_name == "transformers"
     assert found.data.eval_results[0].metric_name == "token F1"
+
+
+@pytest.mark.parametrize(
+    ("learn", "unit", "source"),
+    [
+        ("answers", "supervised token", "it learnt from train alone"),
+        ("preferences", "pair", "it learnt which of train's answers are preferred alone"),
+        ("corpus", "supervised token", "it learnt from the raw text of the corpus alone"),
+    ],
+)
+def test_what_was_learnt_decides_the_losses_unit(tmp_path, fake_run, tuned, learn, unit, source):
+    fake_run().write(tmp_path)
+    tuned = replace(tuned, strategy=Strategy("lora", (NamedAdapter("tune", TuneAdapter(learn=learn)),)))
+    record = {"losses": [0.75, 0.5], "steps": 2, "supervised_tokens": 4, "seen_tokens": 8, "learning_rate": 1e-4}
+    record |= {"rank": 8, "trainable_parameters": 1, "total_parameters": 2, "step": "by hand", "settings": {}}
+    (tuned.weights / "training.json").write_text(json.dumps(record))
+    said = card(read_run(tmp_path), tuned)
+    assert f"0.750 and 0.500 nats a {unit}\n" in said
+    assert source in said

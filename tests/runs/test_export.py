@@ -44,6 +44,7 @@ def finished(
         "lora": [trained],
         "lora_rag": [*all_strategies["rag"], trained],
         "mine": [{"adapter": {"path": "mine"}}],
+        "full": [{"tune": {"method": "full", "learning_rate": 0.01, "epochs": 1}}],
     }
     recipe = world.recipe(folder / "recipe.yaml", strategies, dtype="float32", seeds=[3, 1])
     return run(recipe, out=folder / "run", store=folder / "store").folder
@@ -113,6 +114,24 @@ def test_an_adapter_is_its_two_files_and_a_card(export: Callable[..., Any], fini
     assert "lora, seed 3: tune, on tiny-model" in said
     assert "it names no base" in said
     assert "folder: exports/run-lora-seed-3" in said
+
+
+def test_all_weights_are_handed_over_as_a_whole_model(
+    export: Callable[..., Any], finished: Path, tmp_path: Path
+) -> None:
+    assert "full, seed 3 has no adapter: all weights were trained; add `--merged`" in export("full", code=2).stderr
+    assert not (tmp_path / "exports").exists()
+    said = export("full", "--merged", "--out", "whole").stdout
+    assert re.search(r"all weights, in float32, \d+ kB; `--dtype bfloat16` takes half of that", said)
+    assert "Merging" not in said
+    assert not list((finished / "systems" / "full").glob("*/merge.json"))
+    handed, view, plain = answers(tmp_path / "whole", finished, "full")
+    assert handed == view
+    assert handed != plain
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "All weights, trained (float32), of **tiny-model**" in card
+    assert "lora" not in ModelCard(card).data.tags
+    assert not re.search("LoRA|[Mm]erging", card.split("## What was not tested")[0])
 
 
 def test_what_was_handed_over_is_a_strategy_of_another_recipe(

@@ -34,7 +34,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(llama: An
         train(llama(), rows(6), SMALL, tmp_path / "taken", on_step=lambda report: pytest.fail("a step was taken"))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "falcon"])
 def test_the_bases_own_dropout_is_switched_off(make_module: Any, rows: Any, tmp_path: Path, family: str) -> None:
     chances = ["attention_dropout", "hidden_dropout", "dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"]
     module = make_module(family, fresh=True)
@@ -45,3 +45,20 @@ def test_the_bases_own_dropout_is_switched_off(make_module: Any, rows: Any, tmp_
         for number, asked in enumerate(({}, known))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_noise_is_each_rows_own_where_positions_move(llama: Any, rows: Any, tmp_path: Path, kind: str) -> None:
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 16}
+    module = llama(rope_parameters=rope, max_position_embeddings=64)
+    result = train(module, rows(6), SMALL.model_copy(update={"neftune_alpha": 5.0}), tmp_path)
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_a_model_without_attention_is_trained_padded(make_module: Any, rows: Any, tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"target_modules": ("in_proj", "x_proj"), "epochs": 10})
+    result = train(make_module("mamba", fresh=True, attention="eager"), rows(6), settings, tmp_path)
+    assert result.how.startswith("padded")
+    assert result.losses[-1] < result.losses[0]

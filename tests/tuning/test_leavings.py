@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from toolkit.errors import ModelError
 from toolkit.models import adapter_digest
 from toolkit.tuning import TuneSettings, train
+from toolkit.tuning.adapter import write_atomically
 
 SMALL = TuneSettings(rank=4, epochs=2, effective_batch_size=4, learning_rate=1e-2, checkpoint_every=2)
 
@@ -25,6 +27,39 @@ def test_what_another_training_left_in_the_folder_is_not_taken_for_this_ones(
         alone = train(module, sequences, SMALL.model_copy(update={"method": method}), tmp_path / f"{method} alone")
         assert again.digest == adapter_digest(folder) == alone.digest
         assert {path.name for path in folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
+
+
+def test_what_a_process_killed_while_it_wrote_has_left_is_removed(
+    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL leaves a file half written; the process that goes on has another number."""
+    module, sequences = llama(), rows(12)
+
+    def killed(report: Any) -> None:
+        if report.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(module, sequences, SMALL, tmp_path / "one", on_step=killed)
+    for place in ("one/.adapter_model.safetensors.1", "one/checkpoint/.state.safetensors.1"):
+        (tmp_path / place).write_bytes(b"half")
+    seen: list[int] = []
+    gone_on = train(module, sequences, SMALL, tmp_path / "one", on_step=lambda report: seen.append(report.step))
+    alone = train(module, sequences, SMALL, tmp_path / "other")
+    assert seen[0] == 3
+    assert gone_on.digest == alone.digest
+    assert {path.name for path in gone_on.folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.open("wb").write(content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "adapter_model.safetensors", b"weights")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_that_is_refused_leaves_the_earlier_adapter(llama: Any, rows: Any, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def export(
         typer.Option(metavar="DIR", help="A new folder; exports/<run>-<strategy> if absent.", show_default=False),
     ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="A whole model with the adapter merged into its weights.")
+        bool,
+        typer.Option("--merged", help="A whole model; an adapter is merged into its weights."),
     ] = False,
     dtype: Annotated[
         str | None,
@@ -58,6 +59,8 @@ def export(
     from toolkit.runs.export import appearing, tuned_weights, write_adapter, write_merged
 
     tuned, wanted = tuned_weights(run, strategy, seed), (dtype or DTYPES[0]) if merged else None
+    if tuned.whole and not merged:
+        raise RunError(f"{tuned} has no adapter: all weights were trained; add `--merged` for the whole model")
     files = read_run(run)
     place = out if out is not None else _place(run, tuned, merged)
     with appearing(place) as folder:
@@ -84,8 +87,9 @@ def lines(tuned: Tuned, folder: Path, dtype: str | None) -> Iterator[str]:
     if dtype is not None:
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         other = "; `--dtype bfloat16` takes half of that" if dtype == "float32" else ""
-        yield f"merged into {dtype}, {size(weights)}{other}"
-        yield merging(tuned, dtype)
+        yield f"{'all weights, in' if tuned.whole else 'merged into'} {dtype}, {size(weights)}{other}"
+        if not tuned.whole:
+            yield merging(tuned, dtype)
     yield from table([[path.name, size(path.stat().st_size)] for path in sorted(folder.iterdir())], right=(1,))
     yield f"card:   {folder / CARD}"
     yield f"folder: {folder}"

@@ -23,6 +23,12 @@ from toolkit.strategies.tuned import Tuned
 
 TAG = "adaptation-toolkit"
 
+LEARNT = {
+    "answers": "from train",
+    "preferences": "which of train's answers are preferred",
+    "corpus": "from the raw text of the corpus",
+}
+
 PLACE = re.compile(r"(?<![\w/:.])/(?:[^\s/()]+/)+([^\s/()]+)")
 """A path of the machine, which runs of older releases name models and embedders by; its last name says enough."""
 
@@ -60,7 +66,7 @@ def _front(run: RunFiles, tuned: Tuned, dtype: str | None) -> str:
         "library_name": "peft" if dtype is None else "transformers",
         "license": tuned.base.licence.lower() if tuned.base.licence else None,
         "pipeline_tag": "text-generation",
-        "tags": ["lora", TAG],
+        "tags": [*["lora"] * (not tuned.whole), TAG],
     }
     if not run.comparison["smoke"]:
         measured = {"type": metric, "name": figures.plain(metric), "value": round(float(facts["score"]), 4)}
@@ -83,6 +89,7 @@ def _what(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
     if run.comparison["smoke"]:
         yield "> **From a smoke run on a sample of the test set: things work, and no figure is a finding.**"
     form = "A LoRA adapter for" if dtype is None else f"A LoRA adapter merged ({dtype}) into"
+    form = f"All weights, trained ({dtype}), of" if tuned.whole else form
     hub = f" ({base.published} at {base.revision})" if base.revision else ""
     yield f"{form} **{escaped(base.name)}**{escaped(hub)}. Claim: {escaped(str(run.comparison['claim']))}"
     if not base.revision:
@@ -142,8 +149,9 @@ def _data(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
         )
         return
     task = run.manifest["task"]
+    learnt = LEARNT.get(tuned.learnt, f"{tuned.learnt}, which are no rows of these,")
     sizes = ", ".join(f"{figures.count(size)} {split}" for split, size in task["sizes"].items())
-    facts = [("task", f"{task['name']} ({task['kind']})"), ("rows", f"{sizes}; it learnt from train alone")]
+    facts = [("task", f"{task['name']} ({task['kind']})"), ("rows", f"{sizes}; it learnt {learnt} alone")]
     digest = task.get("training_digest")
     facts.append(("sha256 of train and validation", digest) if digest else ("sha256 of all splits", task["digest"]))
     if task.get("shared_groups"):
@@ -157,15 +165,15 @@ def _training(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
     if said is None:
         return
     yield "## How it was trained"
-    losses = said["losses"]
+    losses, unit = said["losses"], "pair" if tuned.learnt == "preferences" else "supervised token"
     facts = [
         ("steps", figures.count(said["steps"])),
         ("supervised tokens", figures.count(said["supervised_tokens"])),
         ("tokens read", figures.count(said["seen_tokens"])),
         ("learning rate at its peak", f"{said['learning_rate']:g}"),
-        ("rank", str(said["rank"])),
+        *([] if tuned.whole else [("rank", str(said["rank"]))]),
         ("trained parameters", f"{said['trainable_parameters']:,} of {said['total_parameters']:,}"),
-        ("loss of the first and the last step", f"{losses[0]:.3f} and {losses[-1]:.3f} nats a supervised token"),
+        ("loss of the first and the last step", f"{losses[0]:.3f} and {losses[-1]:.3f} nats a {unit}"),
         ("computed by", str(said["step"])),
     ]
     yield as_text(Facts(tuple(facts)))
@@ -197,7 +205,7 @@ def _verdict(contrast: Mapping[str, Any]) -> str:
 
 
 def _merging(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
-    if dtype is not None:
+    if dtype is not None and not tuned.whole:
         yield "## What merging changed"
         yield prose(merging(tuned, dtype))
 

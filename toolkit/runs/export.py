@@ -17,6 +17,7 @@ from toolkit.models.base import Base
 from toolkit.models.export import export_adapter, export_merged
 from toolkit.models.fetch import Notice
 from toolkit.models.four_bit import asked_dtype
+from toolkit.models.whole import WHOLE
 from toolkit.recipe import Recipe
 from toolkit.runs.folder import RunFolder
 from toolkit.runs.prepare import seeds_of
@@ -49,6 +50,7 @@ def tuned_weights(root: Path, name: str, seed: int | None = None) -> Tuned:
     if not is_sealed(part):
         raise RunError(f"{part} is missing or damaged: run the recipe again, it computes only what is missing")
     found = [path.parent for path in sorted(part.rglob(CONFIG)) if (path.parent / TENSORS).is_file()]
+    found += [path.parent for path in sorted(part.rglob(WHOLE))]
     if not found:
         raise RunError(f"{part} holds no {CONFIG} with {TENSORS}: its adapter saves its weights in another form")
     return Tuned(strategy, chosen, found[0], system, _base(folder, recipe, name))

@@ -14,6 +14,7 @@ from toolkit.evaluation import score_outputs, usage_rows, write_scores, write_us
 from toolkit.inference import FoundationModel
 from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
+from toolkit.models.whole import holds_all_weights
 from toolkit.recipe import Recipe, load_recipe
 from toolkit.resources import cache_folder
 from toolkit.runs.after import merge_report, prompt_report, time_one_by_one
@@ -198,11 +199,12 @@ def _weigh(
     merges: dict[str, dict[str, Any]] = {}
     for item in answered:
         name, system = item.strategy.name, item.fitted.system
-        if not system.tuned:
+        if system.weights is None:
             continue
         place = folder.system(name, item.seed)
         prompt_report(system, prepared.task.without_test(), place / "prompt.json")
-        if item.seed in (None, prepared.recipe.seeds[0]):
+        first = item.seed in (None, prepared.recipe.seeds[0])
+        if first and not holds_all_weights(system.weights.folder):  # which have nothing to be merged
             model, asked = prepared.benches[name].model, prepared.task.validation
             report = merge_report(system, model, asked, place / "merge.json", store, meter)
             if report is not None:

@@ -83,11 +83,15 @@ class System:
         self.parts = tuple(parts)
         self.conditions = conditions
         self.key = key
-        self.tuned = any(part.weights is not None for part in parts)
         weights = [part.weights for part in parts if part.weights is not None]
         if len(weights) > 1:
             raise RecipeError(f"strategy '{strategy.name}': two parts offer weights; a stack takes one at most")
+        self.weights = weights[0] if weights else None
         self.model = model.adapted(weights[0], merged) if weights else model
+
+    @property
+    def tuned(self) -> bool:
+        return self.weights is not None
 
     @property
     def renderer(self) -> Renderer:

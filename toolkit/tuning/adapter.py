@@ -106,8 +106,18 @@ def save_adapter(
 def write_atomically(path: Path, content: bytes) -> None:
     """The file is whole or absent, whenever the process is killed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """What a process that was killed while it wrote has left: weights of all sizes, and nobody's."""
+    for path in folder.rglob(".*"):
+        if path.is_file() and path.name.rpartition(".")[2].isdecimal():
+            path.unlink()
 
 
 def _plain_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:

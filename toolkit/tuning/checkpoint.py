@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,9 +92,7 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callabl
 
 def remove(folder: Path) -> None:
     """Once the adapter is written."""
-    (folder / FOLDER / FILE).unlink(missing_ok=True)
-    if (folder / FOLDER).is_dir():
-        (folder / FOLDER).rmdir()
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def _parts(optimiser: Any) -> list[Any]:

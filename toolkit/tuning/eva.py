@@ -74,6 +74,10 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
             adapted, eva_state_dict={f"base_model.model.{name}": rows for name, rows in directions.items()}
         )
         config.init_lora_weights, config.eva_config = True, None
+    if not all(
+        counts.values()
+    ):  # PEFT names layers by their last parts, and a layer that lost its adapter has them too
+        config.target_modules = {name for name, _ in adapted_layers(adapted)}
     for name, layer in adapted_layers(adapted):
         if name not in layers:
             for own in (layer.lora_embedding_A, layer.lora_embedding_B):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter, write_atomically
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.settings import TuneSettings
+
+CHANCE = re.compile("dropout|pdrop|layerdrop|jitter")
+"""In the name of a rate."""
 
 
 class Trainable(Protocol):
@@ -64,16 +68,21 @@ def trainable(module: Any, settings: TuneSettings, seed: int, first: Iterable[Tr
         ModelError: as `new_adapter`.
     """
     found: Trainable = AllWeights(module) if settings.method == "full" else LowRank(module, settings, seed, first)
-    _switch_off_dropout(found.view)
+    _switch_off_chance(found.view)
     return found
 
 
-def _switch_off_dropout(view: Any) -> None:
-    """The base's own: `dropout` alone says whether there is any, whatever computes the steps."""
+def _switch_off_chance(view: Any) -> None:
+    """The base's own: `dropout` alone says whether there is any, whatever computes the steps.
+
+    Some layers hold its rate, others read it from the configuration, of which a view has its own.
+    """
     from torch.nn import Dropout
 
     for name, part in view.named_modules():
         if isinstance(part, Dropout) and ".lora_dropout." not in name:
             part.p = 0.0
-        for attribute in [key for key, value in vars(part).items() if "dropout" in key and isinstance(value, float)]:
-            setattr(part, attribute, 0.0)
+        for holder in (part, getattr(part, "config", None)):
+            rates = vars(holder) if holder is not None and not isinstance(holder, dict) else {}
+            for field in [key for key, value in rates.items() if CHANCE.search(key) and isinstance(value, float)]:
+                setattr(holder, field, 0.0)

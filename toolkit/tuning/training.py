@@ -25,7 +25,7 @@ from toolkit.models.four_bit import parameter_count
 from toolkit.models.whole import WHOLE
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import check_writable, resolved_rank, write_atomically
+from toolkit.tuning.adapter import check_writable, remove_partials, resolved_rank, write_atomically
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
@@ -164,6 +164,7 @@ def _train(
     started = time.perf_counter()
     if processes.is_main:
         check_writable(folder)
+        remove_partials(folder)
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
     trained, rank = _trainable(module, settings, seed, objective, steps)

@@ -59,7 +59,8 @@ class Noisy:
     def _add(self, embeddings: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
         if not (self._lengths and embeddings.training):
             return output
-        lengths = torch.tensor(self._lengths, device=output.device)
+        alone = len(output) == 1 and output.shape[1] != sum(self._lengths)  # a padded step may take row by row
+        lengths = torch.tensor([output.shape[1]] if alone else self._lengths, device=output.device)
         if len(output) == len(lengths):
             lengths = lengths[:, None, None]
         else:  # one row of all the sequences' tokens

@@ -89,7 +89,7 @@ class Widths:
 def widths_of(module: Any) -> Widths:
     """By its configuration and its largest weight in a layer, which is that of the MLP."""
     config = module.config.get_text_config()
-    count = config.num_attention_heads
+    count = getattr(config, "num_attention_heads", None) or 1  # recurrent models have none
     kinds = getattr(config, "num_key_value_heads", None) or count
     size = getattr(config, "head_dim", None) or config.hidden_size // count
     words = module.get_input_embeddings().weight
