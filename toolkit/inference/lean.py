@@ -67,7 +67,7 @@ class Lean:
         self._embed, self._rotary = decoder.embed_tokens, decoder.rotary_emb
         self._norm = _norm(decoder.norm)
         self._heads = config.num_attention_heads, config.num_key_value_heads
-        self._layers = [_layer(layer, config) for layer in decoder.layers]
+        self._layers = [_layer(layer) for layer in decoder.layers]
 
     def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: Plan) -> torch.Tensor:
         """token_ids [N] and positions [N] -> hidden states [N, D] behind the last norm."""
@@ -105,7 +105,7 @@ def _turned(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
     return found
 
 
-def _layer(layer: Any, config: Any) -> _Layer:
+def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return _Layer(

@@ -173,10 +173,8 @@ def _train(
     micro_batches, optimiser = MicroBatches(step, weights, objective, settings), adamw(weights, settings)
     if isinstance(objective, DirectPreference):
         objective.reference = _reference(objective, step, micro_batches)
-    validate, save = (
-        numbers_only(watch.validate) if processes.is_main else _elsewhere,
-        partial(trained.save, base_name=base_name),
-    )
+    validate = numbers_only(watch.validate) if processes.is_main else _elsewhere
+    save = partial(trained.save, base_name=base_name)
     selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
     check_same_start(processes, module, key, how, weights.vector)
