@@ -12,6 +12,7 @@ from toolkit.rendering import Draft, TrainingSequence
 from toolkit.rendering.prompt import Preference
 from toolkit.rendering.renderer import Renderer
 from toolkit.strategies.adapter import FitContext
+from toolkit.strategies.streamed import Numbered, streamed
 from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
@@ -24,10 +25,16 @@ WINDOW_TOKENS = 512
 """Of raw text, unless the model's context is shorter: enough to learn facts from, and what lies further apart is rare
 in the documents of a small corpus."""
 
+WINDOW = "window "
+"""What windows are called, with the number of each behind it."""
+
 
 @dataclass(frozen=True)
 class Lessons:
-    """What is learnt, what errors call each of it, and the ids that end an answer: none in raw text."""
+    """What is learnt, what errors call each of it, and the ids that end an answer: none in raw text.
+
+    Of raw text the items lie in the work folder of who asked for them.
+    """
 
     items: Sequence[Item]
     names: Sequence[str]
@@ -136,12 +143,8 @@ def _refuse(faults: Sequence[str]) -> None:
 def _corpus(context: FitContext, window_tokens: int | Literal["auto"]) -> Lessons:
     texts = corpus_texts(context.task)
     context.meter.event("texts", documents=len(texts))
-    windows = list(corpus_windows(texts, context.model, window_tokens))
-    return Lessons(windows, tuple(map(window_name, range(len(windows)))), ())
-
-
-def window_name(number: int) -> str:
-    return f"window {number}"
+    windows = streamed(context.folder, corpus_windows(texts, context.model, window_tokens))
+    return Lessons(windows, Numbered(WINDOW, range(len(windows))), ())
 
 
 def _window_tokens(model: FoundationModel, wanted: int | Literal["auto"]) -> int:
