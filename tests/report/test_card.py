@@ -189,6 +189,22 @@ def test_weights_from_elsewhere_have_no_training_data(tmp_path, fake_run, tuned)
     assert "240 train" in card(read_run(tmp_path), tuned)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "it learnt from train alone"),
+        ({"learn": "corpus"}, "it learnt from the corpus alone"),
+        ({"learn": "chats", "chats": "own.jsonl"}, "it learnt from the conversations of own.jsonl alone"),
+    ],
+)
+def test_what_the_weights_learnt_from_is_said(tmp_path, fake_run, tuned, settings, said):
+    fake_run().write(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["strategies"]["lora"]["adapters"] = [{"tune": settings}]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert said in card(read_run(tmp_path), tuned).replace("\\", "")
+
+
 def test_the_hubs_own_reader_takes_it(tmp_path, fake_run, tuned):
     fake_run().write(tmp_path)
     found = ModelCard(card(read_run(tmp_path), replace(tuned, base=HUB), "float32"))

@@ -30,7 +30,12 @@ def inspect(
     ] = None,
     training: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The first N rows or windows, as they are learnt.", min=1, show_default=False),
+        typer.Option(
+            metavar="N",
+            help="The first N rows (windows, chats), as they are learnt.",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Token ids too.")] = False,
 ) -> None:
@@ -42,7 +47,7 @@ def inspect(
     there are no colours.
 
     With `--training`: such sequences only, those of the first rows of train (of preferences the chosen answer and each
-    rejected one), or of the first windows of a corpus that was learnt.
+    rejected one), or the first windows of a corpus or conversations of a file that were learnt.
 
     \b
     Examples:
@@ -81,11 +86,11 @@ def inspection(run: FinishedRun, example_id: str, ids: bool = False, colour: boo
 
 
 def training_rows(run: FinishedRun, rows: int, ids: bool = False, colour: bool = False) -> Iterator[str]:
-    """The lines that show the first rows of train, or windows of the corpus, as each tuned strategy learns them.
+    """The lines that show the first rows of train, windows or conversations, as each tuned strategy learns them.
 
     Raises:
         DataError: no strategy of the run learnt anything here.
-        RunError: the corpus that one learnt is no longer the run's.
+        RunError: the corpus or the conversations that one learnt are no longer the run's.
     """
     for number, item in enumerate(run.training(rows)):
         if number:

@@ -131,11 +131,11 @@ class FinishedRun:
         return shown
 
     def training(self, rows: int) -> list[Taught]:
-        """The first rows of train, or windows of the corpus, as each tuned strategy learns them, one after the other.
+        """The first rows of train, windows of the corpus or conversations, as each tuned strategy learns them.
 
         Raises:
             DataError: no strategy of the run learnt anything here.
-            RunError: the corpus that one learnt is no longer the run's.
+            RunError: the corpus or the conversations that one learnt are no longer the run's.
         """
         found: list[Taught] = []
         for strategy in self.strategies:
@@ -144,10 +144,22 @@ class FinishedRun:
                 if teaching.reads_corpus:
                     digest = teaching.bench.corpus_digest
                     _check_task(self.folder, self.folder.made_of(), "corpus", "corpus_digest", digest)
+                self._check_chats(teaching)
                 found += teaching.first(rows)
         if not found:
-            raise DataError(f"no strategy of {self.folder.root} is tuned: none learnt weights from train or the corpus")
+            raise DataError(f"no strategy of {self.folder.root} is tuned: none learnt weights here")
         return found
+
+    def _check_chats(self, teaching: Teaching) -> None:
+        file, place = teaching.chats_file, teaching.place
+        if file is None or place is None or teaching.settings is None:
+            return
+        known = self.folder.made_of()["strategies"][teaching.strategy.name]["contents"][place]["chats"]
+        if not file.is_file() or teaching.settings.content()["chats"] != known:
+            raise RunError(
+                f"'{file}' is no longer what '{teaching.strategy.name}' of the run in {self.folder.root} learnt: bring "
+                "the old file back, or run the recipe again"
+            )
 
     def _teaching(self, strategy: Strategy, seed: int | None) -> Teaching:
         return Teaching(strategy, seed, self.system(strategy.name, seed), self.prepared.benches[strategy.name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 from toolkit.errors import OverLengthError
@@ -12,6 +13,7 @@ from toolkit.rendering import TrainingSequence
 from toolkit.rendering.prompt import Preference
 from toolkit.strategies.adapter import Adapter
 from toolkit.strategies.bench import Bench
+from toolkit.strategies.conversations import chat_sequences
 from toolkit.strategies.learning import WINDOW, Learn, corpus_texts, corpus_windows, row_lessons
 from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import System
@@ -24,7 +26,8 @@ class Taught:
     """One sequence that a tuned strategy learns from, or a row of train of which it learns nothing.
 
     Attributes:
-        name: the example's id, of preferences with the answer's role behind it; or which window of the corpus.
+        name: the example's id, of preferences with the answer's role behind it; which window of the corpus; or the
+            conversation's `file:line`.
         sequence: None where nothing is learnt.
         how: `learnt` by itself, or `preferred` to the ones that are `rejected`.
         why_not: nothing is learnt of it.
@@ -64,11 +67,20 @@ class Teaching:
     def reads_corpus(self) -> bool:
         return isinstance(self.settings, TuneAdapter) and self.settings.learn == "corpus"
 
+    @property
+    def chats_file(self) -> Path | None:
+        return self.settings.chats_file if isinstance(self.settings, TuneAdapter) else None
+
     def first(self, rows: int) -> list[Taught]:
-        """Of the first rows of train, or windows of the corpus; nothing of what was learnt elsewhere, or not at all."""
+        """Of the first rows of train, windows of the corpus, or conversations of a file; nothing of what was learnt
+        elsewhere, or not at all.
+        """
         if isinstance(self.settings, TuneAdapter) and self.settings.learn == "corpus":
             windows = corpus_windows(corpus_texts(self.bench.task), self.bench.model, self.settings.window_tokens)
             return [self._taught(f"{WINDOW}{at}", window) for at, window in enumerate(islice(windows, rows))]
+        if (file := self.chats_file) is not None:
+            conversations = islice(chat_sequences(file, self.bench.model.renderer), rows)
+            return [self._taught(f"{file.name}:{line}", one) for line, found in conversations for one in found]
         return list(self.of(self.bench.task.train[:rows]))
 
     def of(self, examples: Sequence[Example]) -> Iterator[Taught]:

@@ -1,9 +1,10 @@
-"""What tuning learns of a task: answers, preferences between answers, or the corpus as raw text."""
+"""What tuning learns: a task's answers, preferences between answers, its corpus as raw text; or conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from toolkit.errors import DataError, FairnessError, listing
@@ -12,13 +13,14 @@ from toolkit.rendering import Draft, TrainingSequence
 from toolkit.rendering.prompt import Preference
 from toolkit.rendering.renderer import Renderer
 from toolkit.strategies.adapter import FitContext
+from toolkit.strategies.conversations import chats_on_disk
 from toolkit.strategies.streamed import Numbered, streamed
 from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.amounts import Item
 
-Learn = Literal["answers", "preferences", "corpus"]
+Learn = Literal["answers", "preferences", "corpus", "chats"]
 
 SHOWN_PROBLEMS = 5
 WINDOW_TOKENS = 512
@@ -33,7 +35,7 @@ WINDOW = "window "
 class Lessons:
     """What is learnt, what errors call each of it, and the ids that end an answer: none in raw text.
 
-    Of raw text the items lie in the work folder of who asked for them.
+    Of raw text and of conversations the items lie in the work folder of who asked for them.
     """
 
     items: Sequence[Item]
@@ -41,8 +43,13 @@ class Lessons:
     stop: tuple[int, ...]
 
 
-def lessons(context: FitContext, learn: Learn, window_tokens: int | Literal["auto"]) -> Lessons:
-    """What the train split or the corpus teaches, on the drafts that the parts before build.
+def lessons(
+    context: FitContext, learn: Learn, window_tokens: int | Literal["auto"], chats: Path | None = None
+) -> Lessons:
+    """What the train split teaches on the drafts that the parts before build; or the corpus, or conversations.
+
+    Args:
+        chats: the file of conversations.
 
     Raises:
         DataError: there is nothing of the kind, or it cannot be read.
@@ -50,6 +57,10 @@ def lessons(context: FitContext, learn: Learn, window_tokens: int | Literal["aut
     """
     if learn == "corpus":
         return _corpus(context, window_tokens)
+    if learn == "chats":
+        if chats is None:
+            raise DataError("there is no file of chats to learn")
+        return Lessons(*chats_on_disk(context, chats), context.renderer.stop)
     context.meter.event("drafts", examples=len(context.task.train))
     return _rows(context, learn)
 
@@ -59,6 +70,8 @@ def problems(task: TrainingTask, learn: Learn) -> list[str]:
     if learn == "corpus":
         missing = f"task '{task.name}' has no corpus to learn: add a `corpus/` folder or `corpus:`"
         return [missing] if task.corpus is None else []
+    if learn == "chats":
+        return []
     if not task.train:
         return ["there is nothing to train on: train is empty"]
     if learn == "preferences" and not any(example.rejected for example in task.train):
