@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 from toolkit.cli import app
 from toolkit.errors import DataError
 from toolkit.rendering import TrainingSequence
-from toolkit.runs.reopen import Shown, Taught
+from toolkit.runs.reopen import Shown
+from toolkit.runs.taught import Taught
 from toolkit.tasks.contract import ChoiceContract
 from toolkit.tasks.example import Example, Span
 from toolkit.tasks.output import Output, RetrievedPassage, Usage
@@ -83,7 +84,7 @@ class FakeRun:
         first = TrainingSequence((1, 2, 3, 4, 5, 6, 7), (False,) * 4 + (True,) * 3)
         second = TrainingSequence((1, 2, 4, 5, 7), (False,) * 3 + (True, False))
         return [
-            Taught("lora_rag", 0, f"train-{number}", sequence)
+            Taught("lora_rag", 0, f"train-{number}", sequence, why_not="it is too long for the model's context")
             for number, sequence in enumerate((first, second, None)[:rows], start=1)
         ]
 

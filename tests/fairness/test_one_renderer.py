@@ -105,7 +105,7 @@ def test_what_a_run_shows_of_its_training_is_what_it_was_trained_on(
 ) -> None:
     finished, sequences = trained_on
     shown = finished.training(5)
-    assert [(item.strategy, item.example_id) for item in shown] == [
+    assert [(item.strategy, item.name) for item in shown] == [
         (name, example.id) for name in TRAINED for example in finished.prepared.task.train[:5]
     ]
     assert [item.sequence for item in shown] == [sequence for name in TRAINED for sequence in sequences[name][:5]]

@@ -189,6 +189,22 @@ def test_weights_from_elsewhere_have_no_training_data(tmp_path, fake_run, tuned)
     assert "240 train" in card(read_run(tmp_path), tuned)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "it learnt from train alone"),
+        ({"learn": "corpus"}, "it learnt from the corpus alone"),
+        ({"learn": "chats", "chats": "own.jsonl"}, "it learnt from the conversations of own.jsonl alone"),
+    ],
+)
+def test_what_the_weights_learnt_from_is_said(tmp_path, fake_run, tuned, settings, said):
+    fake_run().write(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["strategies"]["lora"]["adapters"] = [{"tune": settings}]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert said in card(read_run(tmp_path), tuned).replace("\\", "")
+
+
 def test_the_hubs_own_reader_takes_it(tmp_path, fake_run, tuned):
     fake_run().write(tmp_path)
     found = ModelCard(card(read_run(tmp_path), replace(tuned, base=HUB), "float32"))
@@ -196,15 +212,8 @@ def test_the_hubs_own_reader_takes_it(tmp_path, fake_run, tuned):
     assert found.data.eval_results[0].metric_name == "token F1"
 
 
-@pytest.mark.parametrize(
-    ("learn", "unit", "source"),
-    [
-        ("answers", "supervised token", "it learnt from train alone"),
-        ("preferences", "pair", "it learnt which of train's answers are preferred alone"),
-        ("corpus", "supervised token", "it learnt from the raw text of the corpus alone"),
-    ],
-)
-def test_what_was_learnt_decides_the_losses_unit(tmp_path, fake_run, tuned, learn, unit, source):
+@pytest.mark.parametrize(("learn", "unit"), [("answers", "supervised token"), ("preferences", "pair")])
+def test_what_was_learnt_decides_the_losses_unit(tmp_path, fake_run, tuned, learn, unit):
     fake_run().write(tmp_path)
     tuned = replace(tuned, strategy=Strategy("lora", (NamedAdapter("tune", TuneAdapter(learn=learn)),)))
     record = {"losses": [0.75, 0.5], "steps": 2, "supervised_tokens": 4, "seen_tokens": 8, "learning_rate": 1e-4}
@@ -212,4 +221,3 @@ def test_what_was_learnt_decides_the_losses_unit(tmp_path, fake_run, tuned, lear
     (tuned.weights / "training.json").write_text(json.dumps(record))
     said = card(read_run(tmp_path), tuned)
     assert f"0.750 and 0.500 nats a {unit}\n" in said
-    assert source in said

@@ -256,14 +256,14 @@ def test_rows_of_train_that_are_too_long_are_not_shown_as_learnt(
         return fitted(self, draft)
 
     monkeypatch.setattr(System, "fitted", short_of_room)
-    shown = [(item.strategy, item.example_id, item.sequence is None) for item in opened.training(2)]
+    shown = [(item.strategy, item.name, item.sequence is None) for item in opened.training(2)]
     assert shown == [(name, row.id, row is first) for name in ("lora", "lora_rag") for row in (first, second)]
 
 
 def test_a_run_without_tuned_strategies_shows_no_training(opened: FinishedRun) -> None:
     recipe = opened.prepared.recipe
     untuned = replace(opened.prepared, recipe=replace(recipe, strategies=recipe.strategies[:3]))
-    with pytest.raises(DataError, match=r"no strategy of .* is tuned on answers"):
+    with pytest.raises(DataError, match=r"no strategy of .* is tuned"):
         FinishedRun(opened.folder, untuned).training(1)
 
 
@@ -272,7 +272,7 @@ def test_weights_that_learnt_no_answers_show_none(opened: FinishedRun, monkeypat
     assert {item.strategy for item in opened.show(example) if item.trained is not None} == {"lora", "lora_rag"}
     monkeypatch.setattr(TuneAdapter, "learns_answers", False)
     assert {item.trained for item in opened.show(example)} == {None}
-    with pytest.raises(DataError, match="tuned on answers"):
+    with pytest.raises(DataError, match="is tuned: none learnt"):
         opened.training(1)
 
 

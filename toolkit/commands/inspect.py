@@ -30,7 +30,12 @@ def inspect(
     ] = None,
     training: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The first N rows of train, as they are learnt.", min=1, show_default=False),
+        typer.Option(
+            metavar="N",
+            help="The first N rows (windows, chats), as they are learnt.",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Token ids too.")] = False,
 ) -> None:
@@ -41,7 +46,8 @@ def inspect(
     is shown that they learn from an example like this; supervised tokens are underlined, or between [[ and ]] where
     there are no colours.
 
-    With `--training`: such sequences only, those of the first rows of train.
+    With `--training`: such sequences only, those of the first rows of train (of preferences the chosen answer and each
+    rejected one), or the first windows of a corpus or conversations of a file that were learnt.
 
     \b
     Examples:
@@ -80,20 +86,21 @@ def inspection(run: FinishedRun, example_id: str, ids: bool = False, colour: boo
 
 
 def training_rows(run: FinishedRun, rows: int, ids: bool = False, colour: bool = False) -> Iterator[str]:
-    """The lines that show the first rows of train as each tuned strategy learns them.
+    """The lines that show the first rows of train, windows or conversations, as each tuned strategy learns them.
 
     Raises:
-        DataError: no strategy of the run is tuned on train's answers.
+        DataError: no strategy of the run learnt anything here.
+        RunError: the corpus or the conversations that one learnt are no longer the run's.
     """
     for number, item in enumerate(run.training(rows)):
         if number:
             yield ""
-        yield _heading(f"{_named_system(item.strategy, item.seed)}: {item.example_id}", colour)
+        yield _heading(f"{_named_system(item.strategy, item.seed)}: {item.name}", colour)
         if item.sequence is None:
-            yield "not learnt: it is too long for the model's context"
+            yield f"not learnt: {item.why_not}"
         else:
             tokenizer = run.prepared.benches[item.strategy].model.renderer.tokenizer
-            yield from _trained(item.sequence, "learnt", tokenizer, ids, colour)
+            yield from _trained(item.sequence, item.how, tokenizer, ids, colour)
 
 
 def _example(example: Example, colour: bool) -> Iterator[str]:

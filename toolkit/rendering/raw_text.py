@@ -7,7 +7,7 @@ padding. Each window begins with the last token of the one before, which is not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from toolkit.errors import DataError, listing
@@ -20,26 +20,28 @@ SHORTEST_WINDOW_TOKENS = 16
 SHOWN_PROBLEMS = 5
 
 
-def text_sequences(chat: Chat, texts: Sequence[str], length_tokens: int) -> list[TrainingSequence]:
-    """The windows of each text, in order; see `Renderer.text_sequences`."""
+def text_windows(chat: Chat, texts: Iterable[str], length_tokens: int) -> Iterator[TrainingSequence]:
+    """The windows of each text, in order, as they are asked for; see `Renderer.text_sequences`.
+
+    What cannot be learnt from is told at the end, all of it at once.
+    """
     if length_tokens < SHORTEST_WINDOW_TOKENS:
         raise DataError(
             f"length_tokens: {length_tokens} is too short a window of text; at least {SHORTEST_WINDOW_TOKENS}"
         )
-    if not texts:
-        raise DataError("there are no texts to learn from")
-    sequences: list[TrainingSequence] = []
+    number = 0
     problems: list[str] = []
     for number, text in enumerate(texts, start=1):
         ids = document_ids(chat, text) if text.strip() else []
         if len(ids) < 2:
             found = f"{len(ids)} token, before which nothing stands" if ids else "nothing but white space"
             problems.append(f"text {number} holds {found}, so nothing would be learnt; leave it out")
-        sequences += windows(ids, length_tokens)
+        yield from windows(ids, length_tokens)
+    if not number:
+        raise DataError("there are no texts to learn from")
     if problems:
         more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
         raise DataError(listing(problems[:SHOWN_PROBLEMS] + more, "these texts cannot be learnt from"))
-    return sequences
 
 
 def document_ids(chat: Chat, text: str) -> list[int]:

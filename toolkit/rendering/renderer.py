@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ from toolkit.errors import DataError
 from toolkit.rendering.chat import Chat
 from toolkit.rendering.draft import Draft
 from toolkit.rendering.prompt import Prompt, TrainingSequence
-from toolkit.rendering.raw_text import text_sequences
+from toolkit.rendering.raw_text import text_windows
 from toolkit.tasks.contract import AnswerContract, Reading
 from toolkit.tasks.messages import Message
 
@@ -105,7 +105,15 @@ class Renderer:
         Raises:
             DataError: there are no texts; a text holds nothing to learn; windows are shorter than 16 tokens.
         """
-        return text_sequences(self._local, texts, length_tokens)
+        return list(self.text_windows(texts, length_tokens))
+
+    def text_windows(self, texts: Iterable[str], length_tokens: int) -> Iterator[TrainingSequence]:
+        """`text_sequences` one by one, for more of them than memory holds.
+
+        Raises:
+            DataError: as `text_sequences`; what texts hold nothing to learn is told at the end.
+        """
+        return text_windows(self._local, texts, length_tokens)
 
     def continuations(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each choice's text with the stop token, so that a choice is never a prefix of another."""

@@ -23,12 +23,6 @@ from toolkit.strategies.tuned import Tuned
 
 TAG = "adaptation-toolkit"
 
-LEARNT = {
-    "answers": "from train",
-    "preferences": "which of train's answers are preferred",
-    "corpus": "from the raw text of the corpus",
-}
-
 PLACE = re.compile(r"(?<![\w/:.])/(?:[^\s/()]+/)+([^\s/()]+)")
 """A path of the machine, which runs of older releases name models and embedders by; its last name says enough."""
 
@@ -149,15 +143,26 @@ def _data(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:
         )
         return
     task = run.manifest["task"]
-    learnt = LEARNT.get(tuned.learnt, f"{tuned.learnt}, which are no rows of these,")
     sizes = ", ".join(f"{figures.count(size)} {split}" for split, size in task["sizes"].items())
-    facts = [("task", f"{task['name']} ({task['kind']})"), ("rows", f"{sizes}; it learnt {learnt} alone")]
+    facts = [
+        ("task", f"{task['name']} ({task['kind']})"),
+        ("rows", f"{sizes}; it learnt from {_source(run, tuned)} alone"),
+    ]
     digest = task.get("training_digest")
     facts.append(("sha256 of train and validation", digest) if digest else ("sha256 of all splits", task["digest"]))
     if task.get("shared_groups"):
         facts.append(("groups shared between splits", str(task["shared_groups"])))
     yield as_text(Facts(tuple(facts)))
     yield "The data itself is not here."
+
+
+def _source(run: RunFiles, tuned: Tuned) -> str:
+    """What the weights learnt from."""
+    adapters = run.manifest["strategies"][tuned.strategy.name]["adapters"]
+    settings: Mapping[str, Any] = next((adapter["tune"] for adapter in adapters if "tune" in adapter), {})
+    if settings.get("learn") == "corpus":
+        return "the corpus"
+    return f"the conversations of {escaped(settings['chats'])}" if settings.get("learn") == "chats" else "train"
 
 
 def _training(run: RunFiles, tuned: Tuned, dtype: str | None) -> Iterator[str]:

@@ -65,7 +65,7 @@ def _cells(run: RunFiles, training: Training) -> list[Cell]:
     settings = training.settings
     method, schedule = str(settings.get("method", "lora")), str(settings.get("schedule", ""))
     examples = run.manifest.get("task", {}).get("sizes", {}).get("train")
-    of_train = training.learn != "corpus" and examples is not None
+    of_train = training.learn in ("answers", "preferences") and examples is not None
     all_of = f"of {figures.large(training.total_parameters)}" if training.total_parameters else ""
     first, last = (figures.loss(training.losses[place]) for place in (0, -1))
     rate = training.learning_rate

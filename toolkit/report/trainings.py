@@ -23,7 +23,7 @@ class Training:
     """One strategy's training with one seed.
 
     Attributes:
-        learn: `answers`, `preferences` or `corpus`.
+        learn: `answers`, `preferences`, `corpus` or `chats`.
         settings: as they were set, `auto` included.
         losses: of each step.
         looks: at validation, each as (steps before it, value).

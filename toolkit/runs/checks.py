@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from toolkit.errors import RecipeError, listing, nearest
 from toolkit.evaluation import Metric
 from toolkit.recipe import ContrastSpec, Recipe
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
+from toolkit.tasks.doctor_corpus import standing_in
 from toolkit.tasks.task import Task
+
+SHOWN_LEAKS = 5
 
 
 def check_adapters(recipe: Recipe, task: Task) -> None:
@@ -17,7 +21,11 @@ def check_adapters(recipe: Recipe, task: Task) -> None:
         f"{recipe.where('strategies', strategy.name)}: {adapter.kind}: {problem}"
         for strategy in recipe.strategies
         for adapter in strategy.adapters
-        for problem in (*adapter.settings.check(task.without_test()), *_missing(adapter.settings, recipe))
+        for problem in (
+            *adapter.settings.check(task.without_test()),
+            *_missing(adapter.settings, recipe),
+            *_leaks(adapter.settings, task),
+        )
     ]
     for strategy in recipe.strategies:
         tuned = [adapter.kind for adapter in strategy.adapters if adapter.settings.tunes]
@@ -28,6 +36,22 @@ def check_adapters(recipe: Recipe, task: Task) -> None:
             )
     if problems:
         raise RecipeError(listing(problems, "the recipe does not suit its task"))
+
+
+def _leaks(settings: Adapter, task: Task) -> list[str]:
+    """Questions of test and validation that stand in what the adapter learns from besides the task."""
+    questions = iter(settings.questions())
+    first = next(questions, None)
+    if first is None:
+        return []
+    tested = {example.id for example in task.test}
+    found = [
+        f"{place} asks word for word what the {'test' if example.id in tested else 'validation'} example "
+        f"'{example.id}' asks; take that conversation out"
+        for example, place in standing_in((*task.test, *task.validation), chain([first], questions))
+    ]
+    more = [f"and {len(found) - SHOWN_LEAKS} more"] if len(found) > SHOWN_LEAKS else []
+    return [*found[:SHOWN_LEAKS], *more]
 
 
 def check_models(recipe: Recipe, benches: Mapping[str, Bench]) -> None:

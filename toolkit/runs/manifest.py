@@ -59,7 +59,7 @@ def manifest(prepared: Prepared, examples: int) -> dict[str, Any]:
 def _settings(settings: Adapter) -> dict[str, Any]:
     """An adapter's settings; of the places in them the last name, for the rest is of this machine."""
     said = settings.model_dump(mode="json")
-    return {name: PurePath(value).name if name in settings.places else value for name, value in said.items()}
+    return {name: PurePath(value).name if value and name in settings.places else value for name, value in said.items()}
 
 
 def _model(model: FoundationModel) -> dict[str, Any]:

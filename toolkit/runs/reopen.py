@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from toolkit.errors import DataError, OverLengthError, RunError, nearest
+from toolkit.errors import DataError, RunError, nearest
 from toolkit.inference import LocalModel, RemoteModel
 from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
@@ -20,12 +20,12 @@ from toolkit.resources import cache_folder
 from toolkit.runs.folder import RunFolder
 from toolkit.runs.prepare import ModelLoader, Prepared, prepare, seeds_of
 from toolkit.runs.records import from_line
+from toolkit.runs.taught import Taught, Teaching
 from toolkit.store import Store
 from toolkit.strategies.adapter import Answerer
 from toolkit.strategies.fitting import load as load_system
 from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import System
-from toolkit.tasks.contract import target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output
 
@@ -47,7 +47,8 @@ class Shown:
     """What one strategy did with one example.
 
     `sent` is the prompt as text (control tokens visible; a hosted model's messages), `trained` the sequence a tuned
-    strategy would learn from the example (None for strategies without weights, or where the target is unknown).
+    strategy would learn from the example, the preferred one of preferences (None for strategies without weights, or
+    where nothing would be learnt from it or its target is unknown).
     """
 
     strategy: str
@@ -55,16 +56,6 @@ class Shown:
     output: Output
     sent: str
     trained: TrainingSequence | None
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What one tuned strategy learns from one row of train; `sequence` is None where the row is too long for it."""
-
-    strategy: str
-    seed: int | None
-    example_id: str
-    sequence: TrainingSequence | None
 
 
 class FinishedRun:
@@ -140,45 +131,38 @@ class FinishedRun:
         return shown
 
     def training(self, rows: int) -> list[Taught]:
-        """The first rows of train as each tuned strategy learns them, strategy by strategy.
+        """The first rows of train, windows of the corpus or conversations, as each tuned strategy learns them.
 
         Raises:
-            DataError: no strategy of the run is tuned on train's answers.
+            DataError: no strategy of the run learnt anything here.
+            RunError: the corpus or the conversations that one learnt are no longer the run's.
         """
-        examples = self.prepared.task.train[:rows]
-        taught = [
-            Taught(strategy.name, seed, example.id, sequence)
-            for strategy in self.strategies
-            for seed in seeds_of(strategy, self.prepared.recipe)
-            for example, sequence in zip(examples, self._taught(strategy, seed, examples), strict=False)
-        ]
-        if not taught:
-            raise DataError(f"no strategy of {self.folder.root} is tuned on answers: no weights learnt from train")
-        return taught
-
-    def _taught(
-        self, strategy: Strategy, seed: int | None, examples: Sequence[Example]
-    ) -> list[TrainingSequence | None]:
-        """What a tuned strategy learns from examples; nothing for one whose weights, if any, learnt something else.
-
-        The drafts are those of the parts before the one with the weights: in `[tune, retrieve]` they hold no passages.
-        """
-        system = self.system(strategy.name, seed)
-        place = next((place for place, part in enumerate(system.parts) if part.weights is not None), None)
-        if place is None or not strategy.adapters[place].settings.learns_answers:
-            return []
-        stack = Strategy(strategy.name, strategy.adapters[:place])
-        model = self.prepared.benches[strategy.name].model
-        before = System(stack, system.parts[:place], model, system.conditions)
-        found: list[TrainingSequence | None] = []
-        asked = [example.unlabelled(stack.control) for example in examples]
-        for example, draft in zip(examples, before.extended(asked), strict=True):
-            try:
-                fitted = before.fitted(draft)
-                found.append(model.renderer.training_sequence(fitted, target_text(draft.contract, example)))
-            except OverLengthError:
-                found.append(None)
+        found: list[Taught] = []
+        for strategy in self.strategies:
+            for seed in seeds_of(strategy, self.prepared.recipe):
+                teaching = self._teaching(strategy, seed)
+                if teaching.reads_corpus:
+                    digest = teaching.bench.corpus_digest
+                    _check_task(self.folder, self.folder.made_of(), "corpus", "corpus_digest", digest)
+                self._check_chats(teaching)
+                found += teaching.first(rows)
+        if not found:
+            raise DataError(f"no strategy of {self.folder.root} is tuned: none learnt weights here")
         return found
+
+    def _check_chats(self, teaching: Teaching) -> None:
+        file, place = teaching.chats_file, teaching.place
+        if file is None or place is None or teaching.settings is None:
+            return
+        known = self.folder.made_of()["strategies"][teaching.strategy.name]["contents"][place]["chats"]
+        if not file.is_file() or teaching.settings.content()["chats"] != known:
+            raise RunError(
+                f"'{file}' is no longer what '{teaching.strategy.name}' of the run in {self.folder.root} learnt: bring "
+                "the old file back, or run the recipe again"
+            )
+
+    def _teaching(self, strategy: Strategy, seed: int | None) -> Teaching:
+        return Teaching(strategy, seed, self.system(strategy.name, seed), self.prepared.benches[strategy.name])
 
     def _shown(self, strategy: Strategy, seed: int | None, output: Output, example: Example) -> Shown:
         model = self.prepared.benches[strategy.name].model
@@ -188,8 +172,8 @@ class FinishedRun:
             sent = self._messages_sent(system, output, example)
         else:
             sent = str(tokenizer.decode(list(ids)))
-        taught = self._taught(strategy, seed, [example]) if example.targets is not None else []
-        trained = taught[0] if taught else None
+        taught = self._teaching(strategy, seed).of([example]) if example.targets is not None else ()
+        trained = next((item.sequence for item in taught), None)
         return Shown(strategy.name, seed, output, sent, trained)
 
     def _messages_sent(self, system: System, output: Output, example: Example) -> str:

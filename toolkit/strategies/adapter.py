@@ -7,7 +7,7 @@ wraps an earlier one's, and the innermost renders, generates or scores, and pars
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
@@ -165,6 +165,13 @@ class Adapter(BaseModel):
     def content(self) -> Mapping[str, Any]:
         """Digests of what the settings name rather than hold (a template file, say), for the part's key."""
         return {}
+
+    def questions(self) -> Iterable[tuple[str, str]]:
+        """What is asked in data that fitting learns from besides the task's: (`file:line`, text) of each question.
+
+        Fitting does not know the test split; who does looks there for test questions before anything is computed.
+        """
+        return ()
 
     def check(self, task: TrainingTask) -> list[str]:
         """What in these settings cannot work on this task, before anything is computed."""

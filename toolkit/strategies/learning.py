@@ -1,38 +1,55 @@
-"""What tuning learns of a task: answers, preferences between answers, or the corpus as raw text."""
+"""What tuning learns: a task's answers, preferences between answers, its corpus as raw text; or conversations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from toolkit.errors import DataError, FairnessError, listing
+from toolkit.inference.model import FoundationModel
 from toolkit.rendering import Draft, TrainingSequence
 from toolkit.rendering.prompt import Preference
+from toolkit.rendering.renderer import Renderer
 from toolkit.strategies.adapter import FitContext
-from toolkit.tasks.contract import target_text
+from toolkit.strategies.conversations import chats_on_disk
+from toolkit.strategies.streamed import Numbered, streamed
+from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
+from toolkit.tuning.amounts import Item
 
-Learn = Literal["answers", "preferences", "corpus"]
+Learn = Literal["answers", "preferences", "corpus", "chats"]
 
 SHOWN_PROBLEMS = 5
 WINDOW_TOKENS = 512
 """Of raw text, unless the model's context is shorter: enough to learn facts from, and what lies further apart is rare
 in the documents of a small corpus."""
 
+WINDOW = "window "
+"""What windows are called, with the number of each behind it."""
+
 
 @dataclass(frozen=True)
 class Lessons:
-    """What is learnt, what errors call each of it, and the ids that end an answer: none in raw text."""
+    """What is learnt, what errors call each of it, and the ids that end an answer: none in raw text.
 
-    items: Sequence[TrainingSequence] | Sequence[Preference]
-    names: tuple[str, ...]
+    Of raw text and of conversations the items lie in the work folder of who asked for them.
+    """
+
+    items: Sequence[Item]
+    names: Sequence[str]
     stop: tuple[int, ...]
 
 
-def lessons(context: FitContext, learn: Learn, window_tokens: int | Literal["auto"]) -> Lessons:
-    """What the train split or the corpus teaches, on the drafts that the parts before build.
+def lessons(
+    context: FitContext, learn: Learn, window_tokens: int | Literal["auto"], chats: Path | None = None
+) -> Lessons:
+    """What the train split teaches on the drafts that the parts before build; or the corpus, or conversations.
+
+    Args:
+        chats: the file of conversations.
 
     Raises:
         DataError: there is nothing of the kind, or it cannot be read.
@@ -40,8 +57,12 @@ def lessons(context: FitContext, learn: Learn, window_tokens: int | Literal["aut
     """
     if learn == "corpus":
         return _corpus(context, window_tokens)
+    if learn == "chats":
+        if chats is None:
+            raise DataError("there is no file of chats to learn")
+        return Lessons(*chats_on_disk(context, chats), context.renderer.stop)
     context.meter.event("drafts", examples=len(context.task.train))
-    return (_answers if learn == "answers" else _preferences)(context)
+    return _rows(context, learn)
 
 
 def problems(task: TrainingTask, learn: Learn) -> list[str]:
@@ -49,6 +70,8 @@ def problems(task: TrainingTask, learn: Learn) -> list[str]:
     if learn == "corpus":
         missing = f"task '{task.name}' has no corpus to learn: add a `corpus/` folder or `corpus:`"
         return [missing] if task.corpus is None else []
+    if learn == "chats":
+        return []
     if not task.train:
         return ["there is nothing to train on: train is empty"]
     if learn == "preferences" and not any(example.rejected for example in task.train):
@@ -56,37 +79,66 @@ def problems(task: TrainingTask, learn: Learn) -> list[str]:
     return []
 
 
-def _answers(context: FitContext) -> Lessons:
-    found: dict[str, TrainingSequence] = {}
-    faults: list[str] = []
-    for example, draft in context.drafts("train"):
-        sequence = _taught(context, example, draft, target_text(context.task.contract, example), faults)
-        found[f"example '{example.id}'"] = sequence
-    _refuse(faults)
-    return Lessons(list(found.values()), tuple(found), context.renderer.stop)
+def row_lessons(
+    renderer: Renderer, contract: AnswerContract, example: Example, draft: Draft, learn: Learn, faults: list[str]
+) -> dict[str, Item]:
+    """What one row of train teaches, by name: its answer; or its answer against each that it rejects, if any.
+
+    Args:
+        faults: what is wrong with its sequences is added to these.
+    """
+    chosen = _taught(renderer, example, draft, target_text(contract, example), faults)
+    if learn == "answers":
+        return {f"example '{example.id}'": chosen}
+    rejected = [_taught(renderer, example, draft, contract.write(answer), faults) for answer in example.rejected]
+    return {
+        f"example '{example.id}', rejected answer {number}": Preference(chosen, sequence)
+        for number, sequence in enumerate(rejected, start=1)
+    }
 
 
-def _preferences(context: FitContext) -> Lessons:
-    """The example's answer against each that it rejects."""
-    found: dict[str, Preference] = {}
+def corpus_texts(task: TrainingTask) -> list[str]:
+    """The corpus's documents as they stand.
+
+    Raises:
+        DataError: there is no corpus, or it cannot be read.
+    """
+    from toolkit.retrieval import read_corpus
+
+    if task.corpus is None:
+        raise DataError(f"task '{task.name}' has no corpus to learn")
+    return [document.text for document in read_corpus(task.corpus)]
+
+
+def corpus_windows(
+    texts: Sequence[str], model: FoundationModel, window_tokens: int | Literal["auto"]
+) -> Iterator[TrainingSequence]:
+    """Documents in windows, cut one document after the other as they are asked for.
+
+    Raises:
+        DataError: a document has nothing to learn, or windows are longer than the model's context.
+    """
+    return model.renderer.text_windows(texts, _window_tokens(model, window_tokens))
+
+
+def _rows(context: FitContext, learn: Learn) -> Lessons:
+    found: dict[str, Item] = {}
     faults: list[str] = []
     without = 0
     for example, draft in context.drafts("train"):
-        chosen = _taught(context, example, draft, target_text(context.task.contract, example), faults)
-        for number, answer in enumerate(example.rejected, start=1):
-            rejected = _taught(context, example, draft, context.task.contract.write(answer), faults)
-            found[f"example '{example.id}', rejected answer {number}"] = Preference(chosen, rejected)
-        without += not example.rejected
+        taught = row_lessons(context.renderer, context.task.contract, example, draft, learn, faults)
+        found |= taught
+        without += not taught
     _refuse(faults)
     if without:
         context.meter.event("notice", text=f"tune: {without} examples of train reject no answer and are left out")
     return Lessons(list(found.values()), tuple(found), context.renderer.stop)
 
 
-def _taught(context: FitContext, example: Example, draft: Draft, answer: str, faults: list[str]) -> TrainingSequence:
+def _taught(renderer: Renderer, example: Example, draft: Draft, answer: str, faults: list[str]) -> TrainingSequence:
     """A training sequence, with what is wrong with it added to the faults."""
-    sequence = context.renderer.training_sequence(draft, answer)
-    prompt = context.renderer.prompt(draft).token_ids or ()
+    sequence = renderer.training_sequence(draft, answer)
+    prompt = renderer.prompt(draft).token_ids or ()
     if sequence.token_ids[: len(prompt)] != prompt:
         faults.append(f"example '{example.id}': its training ids do not start with its prompt's {len(prompt)}")
     elif learnt := sum(sequence.supervised[: len(prompt)]):
@@ -102,27 +154,16 @@ def _refuse(faults: Sequence[str]) -> None:
 
 
 def _corpus(context: FitContext, window_tokens: int | Literal["auto"]) -> Lessons:
-    """The corpus's documents in windows.
-
-    Raises:
-        DataError: there is no corpus or it cannot be read, a document has nothing to learn, or windows are longer than
-            the model's context.
-    """
-    from toolkit.retrieval import read_corpus
-
-    if context.task.corpus is None:
-        raise DataError(f"task '{context.task.name}' has no corpus to learn")
-    documents = read_corpus(context.task.corpus)
-    context.meter.event("texts", documents=len(documents))
-    length = _window_tokens(context, window_tokens)
-    windows = context.renderer.text_sequences([document.text for document in documents], length)
-    return Lessons(windows, tuple(f"window {number}" for number in range(len(windows))), ())
+    texts = corpus_texts(context.task)
+    context.meter.event("texts", documents=len(texts))
+    windows = streamed(context.folder, corpus_windows(texts, context.model, window_tokens))
+    return Lessons(windows, Numbered(WINDOW, range(len(windows))), ())
 
 
-def _window_tokens(context: FitContext, wanted: int | Literal["auto"]) -> int:
-    room = context.model.context_tokens
+def _window_tokens(model: FoundationModel, wanted: int | Literal["auto"]) -> int:
+    room = model.context_tokens
     if wanted == "auto":
         return WINDOW_TOKENS if room is None else min(WINDOW_TOKENS, room)
     if room is not None and wanted > room:
-        raise DataError(f"window_tokens: {wanted}, but the context of '{context.model.name}' is {room}; lower it")
+        raise DataError(f"window_tokens: {wanted}, but the context of '{model.name}' is {room}; lower it")
     return wanted

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from toolkit.errors import ModelError, nearest
+from toolkit.errors import ModelError
 from toolkit.inference.local import LocalModel
 from toolkit.inference.model import FoundationModel
 from toolkit.models import adapter_digest
 from toolkit.models.adapter_files import CONFIG, adapter_faults, copy_adapter, declared_base
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
+from toolkit.strategies.places import candidates, not_there
 from toolkit.strategies.tune import TunedWeights
 from toolkit.tasks.task import TrainingTask
 
@@ -44,8 +45,7 @@ class TrainedAdapter(Adapter):
     def check(self, task: TrainingTask) -> list[str]:
         folder = self._folder()
         if not folder.is_dir():
-            looked = "" if Path(self.path).is_absolute() else f"; looked in {' and '.join(map(str, self._bases()))}"
-            return [f"path: there is no folder '{self.path}'{self._nearest()}{looked}"]
+            return [f"path: {not_there(self.path, self._recipe, 'folder', Path.is_dir)}"]
         return [f"path: '{self.path}': {fault}" for fault in adapter_faults(folder)]
 
     def check_model(self, model: FoundationModel) -> list[str]:
@@ -78,18 +78,9 @@ class TrainedAdapter(Adapter):
 
     def _folder(self) -> Path:
         """The first that holds an adapter, else the first that is there, else where it should be."""
-        found = [base / Path(self.path).expanduser() for base in self._bases()]
+        found = candidates(self.path, self._recipe)
         adapters = [folder for folder in found if (folder / CONFIG).is_file()]
         return [*adapters, *(folder for folder in found if folder.is_dir()), found[-1]][0]
-
-    def _bases(self) -> list[Path]:
-        recipe = [] if self._recipe is None else [self._recipe.resolve().parent]
-        return list(dict.fromkeys([Path.cwd(), *recipe]))
-
-    def _nearest(self) -> str:
-        parents = {(base / Path(self.path).expanduser()).parent for base in self._bases()}
-        beside = [path.name for parent in parents if parent.is_dir() for path in parent.iterdir() if path.is_dir()]
-        return nearest(Path(self.path).name, beside)
 
 
 def _notices(folder: Path, model: LocalModel) -> Iterator[str]:

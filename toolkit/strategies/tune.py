@@ -1,22 +1,25 @@
-"""tune: the model's weights adapted to the train split, or to the corpus."""
+"""tune: the model's weights adapted to the train split, to the corpus, or to conversations of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from toolkit.errors import ModelError
+from toolkit.errors import DataError, ModelError
 from toolkit.inference.local import LocalModel
 from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
-from toolkit.strategies.learning import Learn, Lessons, lessons, problems
+from toolkit.strategies.learning import SHOWN_PROBLEMS, Learn, Lessons, lessons, problems
+from toolkit.strategies.places import candidates, not_there
+from toolkit.tasks.chats import read_chats
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.methods import why_not_tunable
 from toolkit.tuning.settings import TuneSettings
@@ -30,18 +33,22 @@ class TuneAdapter(Adapter, TuneSettings):
 
     Learning answers after `retrieve` or `prompt`, it is trained on the drafts those build (RAFT, Zhang et al. 2024);
     before them, on the bare question. Learning the corpus is going on with pretraining (Gururangan et al. 2020): no
-    example and no draft is seen.
+    example and no draft is seen. Nor is any where conversations of a file are learnt (instruction tuning).
 
     Attributes:
         learn: `answers` of the train split; `preferences`, which hold the answer against those that an example has
-            `rejected` (DPO, Rafailov et al. 2023); or the raw texts of the `corpus`.
+            `rejected` (DPO, Rafailov et al. 2023); the raw texts of the `corpus`; or `chats`.
+        chats: the file of these, JSON Lines of `{"messages": [...]}`; relative to the working directory or the recipe's
+            file. All assistant messages are learnt but those with `"weight": 0`.
         window_tokens: raw texts are cut into windows of at most so many; `auto` is 512, or the model's context where
             that is shorter.
     """
 
-    tunes = True
+    tunes: ClassVar[bool] = True
+    places: ClassVar[frozenset[str]] = frozenset({"chats"})
 
     learn: Learn = "answers"
+    chats: str | None = Field(default=None, min_length=1)
     window_tokens: Literal["auto"] | Annotated[int, Field(ge=SHORTEST_WINDOW_TOKENS)] = "auto"
 
     @property
@@ -50,17 +57,34 @@ class TuneAdapter(Adapter, TuneSettings):
 
     @property
     def learns_answers(self) -> bool:
-        return self.learn != "corpus"
+        return self.learn in ("answers", "preferences")
 
     def depends_on(self) -> frozenset[Dependency]:
         return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
     def content(self) -> Mapping[str, Any]:
-        """Several processes add up in another order, and draw their own chances: another part, by its bytes."""
+        """The chats' digest. And several processes add up in another order, and draw their own chances: another part,
+        by its bytes."""
         from toolkit.tuning.parallel.helpers import waiting
 
         processes = waiting().count
-        return {"processes": processes} if processes > 1 else {}
+        several = {"processes": processes} if processes > 1 else {}
+        file = self.chats_file
+        return several if file is None else {**several, "chats": _file_digest(file)}
+
+    @property
+    def chats_file(self) -> Path | None:
+        """The first that is there, else where it should be; None where no chats are learnt."""
+        if self.chats is None or self.learn != "chats":
+            return None
+        found = candidates(self.chats, self._recipe)
+        return next((file for file in found if file.is_file()), found[-1])
+
+    def questions(self) -> Iterator[tuple[str, str]]:
+        file = self.chats_file
+        for conversation in () if file is None or not file.is_file() else read_chats(file, []):
+            said = (message.content for message in conversation.messages if message.role == "user")
+            yield from ((f"{file}:{conversation.line}", text) for text in said)
 
     def check(self, task: TrainingTask) -> list[str]:
         found = problems(task, self.learn)
@@ -68,7 +92,7 @@ class TuneAdapter(Adapter, TuneSettings):
             found.append("window_tokens: only raw text is cut into windows; add `learn: corpus` or leave it out")
         if self.validate_every and not task.validation:
             found.append("validate_every: there is nothing to look at: validation is empty")
-        return found
+        return [*found, *(f"chats: {problem}" for problem in self._chats_problems())]
 
     def check_model(self, model: FoundationModel) -> list[str]:
         reason = why_not_tunable(model.module, self.method) if isinstance(model, LocalModel) else None
@@ -77,7 +101,7 @@ class TuneAdapter(Adapter, TuneSettings):
     def fit(self, context: FitContext) -> Part:
         if not isinstance(context.model, LocalModel):
             raise ModelError(f"the model '{context.model.name}' cannot be tuned here: its weights are not local")
-        learnt = lessons(context, self.learn, self.window_tokens)
+        learnt = lessons(context, self.learn, self.window_tokens, self.chats_file)
         for notice in self.settings.notices(self.learn == "preferences"):
             context.meter.event("notice", text=f"tune: {notice}", settled=True)
         with context.meter.stage("train") as amounts:
@@ -92,6 +116,33 @@ class TuneAdapter(Adapter, TuneSettings):
     @property
     def settings(self) -> TuneSettings:
         return TuneSettings(**{name: getattr(self, name) for name in TuneSettings.model_fields})
+
+    def _chats_problems(self) -> list[str]:
+        if self.chats is None:
+            missing = "`learn: chats` needs a file of conversations; add `chats: conversations.jsonl`"
+            return [missing] if self.learn == "chats" else []
+        file = self.chats_file
+        if file is None:
+            return [f"nothing reads '{self.chats}' here; add `learn: chats` or leave it out"]
+        if not file.is_file():
+            return [not_there(self.chats, self._recipe, "file", Path.is_file)]
+        problems: list[str] = []
+        for _ in read_chats(file, problems):
+            pass
+        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        return [*problems[:SHOWN_PROBLEMS], *more]
+
+
+def _file_digest(file: Path) -> str:
+    """sha256 of its bytes. Raises DataError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            for block in iter(lambda: opened.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"chats: {file} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def _train(context: FitContext, module: Any, learnt: Lessons, settings: TuneSettings) -> TrainingResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from toolkit.tasks.examination import Finding, Subject
 from toolkit.tasks.example import Example, Span
@@ -18,17 +18,27 @@ def questions_in_corpus(subject: Subject) -> Iterator[Finding]:
     """Test examples all of whose texts (four words or more) stand word for word in the corpus."""
     if subject.documents is None:
         return
+    for example, document in standing_in(subject.task.test, subject.documents):
+        message = f"the question stands word for word in the corpus, document '{document}'"
+        yield Finding("error", subject.where(example), message)
+
+
+def standing_in(examples: Sequence[Example], documents: Iterable[tuple[str, str]]) -> Iterator[tuple[Example, str]]:
+    """Examples all of whose texts (four words or more) stand word for word in documents, each with the first such.
+
+    Args:
+        documents: (name, text); read once, one by one.
+    """
     asked = {
         example.id: [text for text in said if len(text) >= FEWEST_WORDS]
-        for example in subject.task.test
+        for example in examples
         for said in [[tuple(words(value)) for value in example.inputs.values() if isinstance(value, str)]]
     }
-    found = _found({text for texts in asked.values() for text in texts}, subject.documents)
-    for example in subject.task.test:
+    found = _found({text for texts in asked.values() for text in texts}, documents)
+    for example in examples:
         texts = asked[example.id]
         if texts and all(text in found for text in texts):
-            message = f"the question stands word for word in the corpus, document '{found[texts[0]]}'"
-            yield Finding("error", subject.where(example), message)
+            yield example, found[texts[0]]
 
 
 def wrong_spans(subject: Subject) -> Iterator[Finding]:
@@ -43,7 +53,7 @@ def wrong_spans(subject: Subject) -> Iterator[Finding]:
                 yield Finding("error", subject.where(example), problem)
 
 
-def _found(texts: set[tuple[str, ...]], documents: Sequence[tuple[str, str]]) -> Mapping[tuple[str, ...], str]:
+def _found(texts: set[tuple[str, ...]], documents: Iterable[tuple[str, str]]) -> Mapping[tuple[str, ...], str]:
     """Texts that stand in a document, with the first such document. One pass: candidates by their first words."""
     by_opening: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
     for text in sorted(texts):
