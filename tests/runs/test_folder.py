@@ -284,7 +284,7 @@ def test_a_folder_without_a_run_is_not_opened(tmp_path: Path) -> None:
 def test_a_moved_run_folder_is_opened(finished: RunResult, tmp_path: Path) -> None:
     moved = reopen(Path(shutil.copytree(finished.folder, tmp_path / "moved")))
     assert isinstance(moved.system("lora"), System)
-    assert moved.system("lora").tuned
+    assert moved.system("lora").weights is not None
 
 
 def test_results_of_other_data_do_not_stand_beside_what_is_fitted_anew(

@@ -193,10 +193,10 @@ def test_a_stack_with_weights_answers_under_them(
             return tiny_model
 
     tuned = system(Tuned(), model=Adapts(lambda prompt: ""))
-    assert tuned.tuned
+    assert tuned.weights is not None
     assert tuned.model is tiny_model
     assert asked == [(Tuned.weights, False)]
-    assert not system().tuned
+    assert system().weights is None
 
 
 def test_likelihood_picks_the_best_choice_and_says_how_sure(

@@ -82,7 +82,7 @@ def test_it_answers_like_the_adapter_whatever_the_seed(
     adapter = TrainedAdapter(path=str(mine))
     system = fit_on(make_bench(choice_task, tiny_model), adapter, seed=None).system
     assert not adapter.seeded
-    assert system.tuned
+    assert system.weights is not None
     view = tiny_model.adapted(Weights(mine, "theirs"))
     prompts = [view.renderer.prompt(draft) for draft in system.drafts(choice_task.test)]
     ids = [view.renderer.continuations(choice_task.contract.labels)] * len(prompts)

@@ -90,10 +90,6 @@ class System:
         self.model = model.adapted(weights[0], merged) if weights else model
 
     @property
-    def tuned(self) -> bool:
-        return self.weights is not None
-
-    @property
     def renderer(self) -> Renderer:
         return self.model.renderer
 
