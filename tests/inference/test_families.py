@@ -26,6 +26,21 @@ def test_what_cannot_be_proven_takes_the_plain_path_and_says_why(make_module: Ca
     assert why_plain(cross) == "it attends to another model"
 
 
+def test_a_model_that_attends_to_what_comes_takes_the_plain_path(make_module: Callable[..., Any]) -> None:
+    module = make_module("gemma3_text", fresh=True)
+    module.config.use_bidirectional_attention = True
+    assert why_plain(module) == "it attends to what comes after a token"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own call
+def test_a_model_tuned_by_a_prefix_takes_the_plain_path(make_module: Callable[..., Any]) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    settings = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    tuned = get_peft_model(make_module("llama", fresh=True), settings).eval()
+    assert why_plain(tuned) == "it is tuned by a prefix"
+
+
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_positions_that_follow_the_length_of_a_row_take_the_plain_path(
     make_module: Callable[..., Any], kind: str

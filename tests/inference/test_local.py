@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from toolkit.inference.sampling import Picker, Row
 from toolkit.models import adapter_digest
 from toolkit.models.weights import tensors_digest
 from toolkit.rendering import Draft, Prompt, Renderer, Template
+from toolkit.tasks.example import Example
 from toolkit.tasks.task import Task
 from toolkit.tuning import TuneSettings, save_adapter
 from toolkit.tuning.adapter import new_adapter
@@ -46,6 +47,38 @@ def test_prompts_of_a_task_share_a_prefix_long_enough_to_be_prefilled(
     assert tiny_model._prefix is not None
     assert len(tiny_model._prefix) >= PREFIX_STEP
     assert len(tiny_model._prefix) % PREFIX_STEP == 0
+
+
+@pytest.mark.parametrize("way", ["generate", "score"])
+def test_demonstrations_that_chunks_share_are_prefilled_once(
+    tiny_model: LocalModel,
+    choice_task: Task,
+    template: Template,
+    renderer: Renderer,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    prefilled: list[int] = []
+    real = Packed.prefill
+    monkeypatch.setattr(Packed, "prefill", lambda self, ids: prefilled.append(len(ids)) or real(self, ids))
+
+    def chunk(examples: Sequence[Example], shown: Sequence[Example]) -> None:
+        drafts = [Draft(one, template, choice_task.contract).with_demonstrations(list(shown)) for one in examples]
+        prompts = [renderer.prompt(draft) for draft in drafts]
+        if way == "generate":
+            tiny_model.generate(prompts, SAMPLING)
+        else:
+            tiny_model.score(prompts, [renderer.continuations(list(choice_task.contract.labels))] * len(prompts))
+
+    train, test = choice_task.train, choice_task.test
+    for examples in (test[:2], test[2:], test):
+        chunk(examples, train[:2])
+    assert len(prefilled) == 1
+    for examples in (test[:2], test[2:]):
+        chunk(examples, train[2:4])
+    assert len(prefilled) == 2
+    chunk(test[:2], train[:2])
+    assert len(prefilled) == 3, "only the last prefix is kept"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])

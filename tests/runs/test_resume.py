@@ -5,6 +5,7 @@ Here a listener that raises stands for the kill; `tests/end_to_end/test_kills.py
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -479,6 +480,29 @@ def test_a_change_of_what_bytes_depend_on_computes_again(
     }
     start(strategies, out="second", **{"timing": {"examples": 0}, change: values[change]})
     assert len(asked) == (2 if change == "chunk_examples" else first) == len(set(range(len(asked))))
+
+
+@pytest.mark.parametrize("changed", ["code", "a library"])
+def test_what_another_version_computed_is_not_believed(
+    start: Start, tmp_path: Path, asked: Calls, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    start(TWO, timing={"examples": 0})
+    first = list(asked)
+    asked.clear()
+    start(TWO, timing={"examples": 0})
+    start(TWO, out="second", timing={"examples": 0})
+    assert asked == []
+    if changed == "code":
+        monkeypatch.setattr("toolkit.runs.environment.code_digest", lambda: "0" * 16)
+    else:
+        real = importlib.metadata.version
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "tokenizers" else real(name))
+    start(TWO, store="empty", timing={"examples": 0})
+    assert asked == first, "what stands in the run's folder was believed"
+    start(TWO, out="third", timing={"examples": 0})
+    assert asked == first * 2, "what stands in the Store was believed"
+    start(TWO, timing={"examples": 0})
+    assert asked == first * 2
 
 
 @pytest.mark.parametrize("change", [{"alpha": 0.1}, {"description": "said otherwise"}, {"metrics": ["token_f1"]}])

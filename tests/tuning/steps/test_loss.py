@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from allocations import most_allocated
 from torch.nn import functional
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.steps.loss import FrozenHeadLoss, collate, has_plain_head, token_losses
+from toolkit.tuning.steps.loss import HEAD_ROWS, FrozenHeadLoss, collate, has_plain_head, token_losses
 
 
 def plain_cross_entropy(module: Any, sequences: list[TrainingSequence]) -> torch.Tensor:
@@ -47,6 +48,19 @@ def test_the_frozen_heads_gradient_is_autograds(monkeypatch: pytest.MonkeyPatch,
     oracle.backward(upstream)
     torch.testing.assert_close(loss, oracle, rtol=0, atol=1e-12)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_logits_of_all_supervised_tokens_are_made_or_kept(dtype: torch.dtype) -> None:
+    rows, words = 6 * HEAD_ROWS, 20_000
+    hidden = torch.randn(rows, 16).to(dtype).requires_grad_()
+    weight, targets = torch.randn(words, 16).to(dtype), torch.arange(rows)
+
+    def run() -> None:
+        FrozenHeadLoss.apply(hidden, weight, None, targets).sum().backward()
+
+    piece = HEAD_ROWS * words * (4 if dtype == torch.float32 else 2 + 4)
+    assert piece <= most_allocated(run) < 1.2 * piece < rows * words * 4 / 3
 
 
 def test_only_positions_before_supervised_tokens_get_a_gradient(llama: Any) -> None:
