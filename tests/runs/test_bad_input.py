@@ -17,6 +17,8 @@ import pytest
 
 from toolkit.errors import DataError, FairnessError, ModelError, OverLengthError, RecipeError, RunError, ToolkitError
 from toolkit.inference import LocalModel
+from toolkit.inference.families import PROVEN_FAMILIES
+from toolkit.rendering import Renderer, TrainingSequence
 from toolkit.runs import chunks
 from toolkit.runs.reopen import load_model
 from toolkit.runs.run import run
@@ -547,3 +549,37 @@ def test_chunks_finished_before_a_bad_strategy_are_kept(
     assert asked == [("generate", 8)] * 3
     start(TWO, **UNTIMED)
     assert asked == [("generate", 8)] * 6
+
+
+# ---------------------------------------------------------------------------------------------- lessons
+
+
+def test_rows_that_cannot_be_trained_on_are_told_before_anything_is_answered(
+    start: Start, asked: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = Renderer.training_sequence
+
+    def without_stop(self: Renderer, draft: Any, answer: str) -> TrainingSequence:
+        found = sound(self, draft, answer)
+        return TrainingSequence(found.token_ids[:-1], found.supervised[:-1])
+
+    monkeypatch.setattr(Renderer, "training_sequence", without_stop)
+    with pytest.raises(DataError, match=r"example '.*do not end with the stop token"):
+        start({"zero_shot": [], "lora": [{"tune": {"rank": 2}}]}, **UNTIMED)
+    assert asked == []
+
+
+# ---------------------------------------------------------------------------------------------- slow models
+
+
+def test_a_model_that_takes_the_plain_path_is_told_with_the_reason(
+    start: Start, make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path
+) -> None:
+    model = LocalModel(make_module("gpt_neox"), renderer, "neox", "digest", 512)
+    start(TWO, load=lambda name: model, **UNTIMED)
+    events = rows_of(tmp_path / "run" / "events.jsonl")
+    said = [event["text"] for event in events if event["event"] == "notice" and "'neox'" in event["text"]]
+    assert said == [
+        "'neox' answers row by row, several times slower and with the same numbers: the family 'gpt_neox' is not among "
+        + ", ".join(sorted(PROVEN_FAMILIES))
+    ]

@@ -191,6 +191,11 @@ def test_a_price_file_prices_the_run_in_its_report(start: Start, entry: Entry, t
     mean = 1000 * sum(row.price or 0 for row in rows) / len(rows)
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert "price of 1,000 (USD)" in report
+    assert "Prices of 2026-01-31: contract." in report
+    (model,) = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["models"].values()
+    assert model["prices"] == {
+        "small": {"prompt": 10.0, "completion": 1000.0, "date": "2026-01-31", "source": "contract", "host": None}
+    }
     assert f"{mean:,.2f}" in report
     assert f"zero_shot: small {EXAMPLES} answers." in report
 

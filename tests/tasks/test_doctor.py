@@ -173,6 +173,10 @@ def test_a_test_question_in_the_corpus_is_an_error(found, rows):
     assert found(rows, documents=documents) == [
         ("error", "task/test.jsonl:1", "the question stands word for word in the corpus, document 'b'")
     ]
+    rows["validation"][0]["inputs"] = {"question": "How late may it be?"}
+    assert found(rows, documents=[("a", "How late may it be? Not very.")]) == [
+        ("error", "task/validation.jsonl:1", "the question stands word for word in the corpus, document 'a'")
+    ]
 
 
 def test_a_gold_span_must_hold_its_target(found, rows):

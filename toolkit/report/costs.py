@@ -114,7 +114,15 @@ def _per_query(run: RunFiles) -> Table:
         note = f"{latency['n']} timed one by one" if latency else "not timed one by one"
         rows.append(control_style(run, name, [Cell(name, note), *map(Cell, cells)]))
     columns = (Column("Strategy", False), *map(Column, [*titles, *(["price of 1,000 (USD)"] if priced else [])]))
-    return Table(columns, tuple(rows), "p95 needs 20 one-by-one timings; controls are not timed.")
+    caption = "p95 needs 20 one-by-one timings; controls are not timed."
+    return Table(columns, tuple(rows), " ".join([caption, *_price_sources(run)] if priced else [caption]))
+
+
+def _price_sources(run: RunFiles) -> list[str]:
+    """What the dollars stand on: the file's days and sources."""
+    models = run.manifest.get("models", {}).values()
+    every = [price for model in models for price in model.get("prices", {}).values()]
+    return [f"Prices of {day}: {source}." for day, source in sorted({(one["date"], one["source"]) for one in every})]
 
 
 def _price_per_1000(run: RunFiles, name: str) -> float | None:

@@ -10,6 +10,7 @@ from toolkit.evaluation import Metric
 from toolkit.recipe import ContrastSpec, Recipe
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
+from toolkit.strategies.learning import Learn, check_rows
 from toolkit.tasks.doctor_corpus import standing_in
 from toolkit.tasks.task import Task
 
@@ -63,6 +64,23 @@ def check_models(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
     ]
     if problems:
         raise RecipeError(listing(problems, "the recipe does not suit its models"))
+
+
+def check_lessons(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
+    """What tuning would learn of train's rows: faults that only the model's tokeniser and chat format show.
+
+    Raises:
+        ToolkitError: training would refuse them, an hour into a run.
+    """
+    seen: set[tuple[int, str]] = set()
+    for strategy in recipe.strategies:
+        bench = benches[strategy.name]
+        for settings in (adapter.settings for adapter in strategy.adapters):
+            learn: Learn = getattr(settings, "learn", "answers")
+            if settings.tunes and settings.learns_answers and bench.model.can_be_tuned and bench.model.renderer.chat:
+                if (id(bench), learn) not in seen:
+                    check_rows(bench.task, bench.model.renderer, bench.conditions.template, learn)
+                seen.add((id(bench), learn))
 
 
 def check_contrasts(recipe: Recipe, metrics: Sequence[Metric]) -> None:

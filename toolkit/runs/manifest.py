@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
-from toolkit.inference import FoundationModel, LocalModel
+from toolkit.inference import FoundationModel, LocalModel, RemoteModel
 from toolkit.models.four_bit import dtype_name
 from toolkit.runs.prepare import Prepared, seeds_of
 from toolkit.strategies.adapter import Adapter
@@ -63,9 +63,11 @@ def _settings(settings: Adapter) -> dict[str, Any]:
 
 
 def _model(model: FoundationModel) -> dict[str, Any]:
-    """What identifies a model, and for a local one where its weights come from (of a folder that it is one) and how
-    it computes: its path may differ from another model's."""
+    """What identifies a model; for a local one where its weights come from (of a folder that it is one) and how it
+    computes: its path may differ from another model's; for a served one what its answers were reckoned at."""
     facts: dict[str, Any] = {"digest": model.digest}
+    if isinstance(model, RemoteModel):
+        facts["prices"] = {name: price.model_dump(mode="json") for name, price in model.prices.items()}
     if isinstance(model, LocalModel):
         dtype, device = dtype_name(model.module), str(model.module.device.type)
         source = "folder" if model.source.startswith("folder:") else model.source

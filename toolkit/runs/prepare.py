@@ -17,7 +17,7 @@ from toolkit.recipe import Recipe
 from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
-from toolkit.runs.checks import check_adapters, check_contrasts, check_models, declares
+from toolkit.runs.checks import check_adapters, check_contrasts, check_lessons, check_models, declares
 from toolkit.runs.environment import environment, versions
 from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
@@ -88,6 +88,7 @@ def prepare(
     check_tunable(recipe, benches)
     if not finished:
         check_models(recipe, benches)
+        _tell_plain_paths(benches, meter)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
     for contrast in recipe.contrasts:
@@ -97,6 +98,8 @@ def prepare(
             _ = benches[strategy.name].corpus_digest  # an unreadable corpus is told before anything is computed
     if recipe.over_length == "stop":
         _check_lengths(task, benches)
+    if not finished:
+        check_lessons(recipe, benches)
     return Prepared(recipe, task, benches, sheets, metrics)
 
 
@@ -241,6 +244,17 @@ def _embedder(recipe: Recipe, meter: Meter) -> Callable[[], Encoder] | None:
         return Encoder.load(str(fetch_weights(entry, notice).folder))
 
     return load
+
+
+def _tell_plain_paths(benches: Mapping[str, Bench], meter: Meter) -> None:
+    """Whoever waits for such a model should know why."""
+    models = {id(bench.model): bench.model for bench in benches.values()}
+    for model in models.values():
+        if isinstance(model, LocalModel) and model.why_plain is not None:
+            text = (
+                f"'{model.name}' answers row by row, several times slower and with the same numbers: {model.why_plain}"
+            )
+            meter.event("notice", text=text, settled=True)
 
 
 def _check_lengths(task: Task, benches: Mapping[str, Bench]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from toolkit.errors import DataError, FairnessError, listing
 from toolkit.inference.model import FoundationModel
-from toolkit.rendering import Draft, TrainingSequence
+from toolkit.rendering import Draft, Template, TrainingSequence
 from toolkit.rendering.prompt import Preference
 from toolkit.rendering.renderer import Renderer
 from toolkit.strategies.adapter import FitContext
@@ -19,6 +19,7 @@ from toolkit.tasks.contract import AnswerContract, target_text
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
 from toolkit.tuning.amounts import Item
+from toolkit.tuning.checks import check_items
 
 Learn = Literal["answers", "preferences", "corpus", "chats"]
 
@@ -26,6 +27,9 @@ SHOWN_PROBLEMS = 5
 WINDOW_TOKENS = 512
 """Of raw text, unless the model's context is shorter: enough to learn facts from, and what lies further apart is rare
 in the documents of a small corpus."""
+
+CHECKED_ROWS = 256
+"""Of train, before a run: a fault of the chat format is in every row, and `train` looks at all of them."""
 
 WINDOW = "window "
 """What windows are called, with the number of each behind it."""
@@ -95,6 +99,23 @@ def row_lessons(
         f"example '{example.id}', rejected answer {number}": Preference(chosen, sequence)
         for number, sequence in enumerate(rejected, start=1)
     }
+
+
+def check_rows(task: TrainingTask, renderer: Renderer, template: Template, learn: Learn) -> None:
+    """Some of train's rows as they would be learnt from bare: what cannot be trained on is told before anything runs.
+
+    Raises:
+        DataError: a sequence has a fault that `check_items` names.
+        FairnessError: as `lessons`.
+    """
+    faults: list[str] = []
+    found: dict[str, Item] = {}
+    for example in task.train[:: max(1, len(task.train) // CHECKED_ROWS)]:
+        draft = Draft(example.unlabelled(), template, task.contract)
+        found |= row_lessons(renderer, task.contract, example, draft, learn, faults)
+    _refuse(faults)
+    if found:
+        check_items(None, list(found.values()), renderer.stop, renderer.bos, tuple(found))
 
 
 def corpus_texts(task: TrainingTask) -> list[str]:

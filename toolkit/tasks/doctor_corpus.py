@@ -15,10 +15,11 @@ FEWEST_WORDS = 4
 
 
 def questions_in_corpus(subject: Subject) -> Iterator[Finding]:
-    """Test examples all of whose texts (four words or more) stand word for word in the corpus."""
+    """Validation and test examples all of whose texts (four words or more) stand word for word in the corpus."""
     if subject.documents is None:
         return
-    for example, document in standing_in(subject.task.test, subject.documents):
+    examples = (*subject.task.validation, *subject.task.test)
+    for example, document in standing_in(examples, subject.documents):
         message = f"the question stands word for word in the corpus, document '{document}'"
         yield Finding("error", subject.where(example), message)
 

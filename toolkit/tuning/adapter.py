@@ -113,11 +113,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def remove_partials(folder: Path) -> None:
-    """What a process that was killed while it wrote has left: weights of all sizes, and nobody's."""
-    for path in folder.rglob(".*"):
-        if path.is_file() and path.name.rpartition(".")[2].isdecimal():
-            path.unlink()
+def remove_partials(*files: Path) -> None:
+    """What processes killed in `write_atomically` have left beside these files."""
+    for file in files:
+        for path in file.parent.glob(f".{file.name}.*"):
+            if path.name.rpartition(".")[2].isdecimal():
+                path.unlink(missing_ok=True)
 
 
 def _plain_adapter(module: Any, settings: TuneSettings, seed: int) -> PeftModel:

@@ -39,6 +39,11 @@ def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, see
     return digest.hexdigest()
 
 
+def place(folder: Path) -> Path:
+    """Where a training's state lies."""
+    return folder / FOLDER / FILE
+
+
 def write(folder: Path, key: str, weights: Any, optimiser: Any, done: State) -> None:
     """The trained weights, the optimiser's moments and what has been done.
 
@@ -51,9 +56,9 @@ def write(folder: Path, key: str, weights: Any, optimiser: Any, done: State) -> 
     states = [optimiser.state[part] for part in _parts(optimiser)]
     state = {name: torch.cat([one[name].reshape(-1) for one in states]) for name in _MOMENTS}
     tensors = {name: tensor.detach().cpu() for name, tensor in {"weights": weights, **state}.items()}
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    place(folder).parent.mkdir(parents=True, exist_ok=True)
     story = json.dumps({"key": key, **done._asdict()})
-    write_atomically(folder / FOLDER / FILE, save(tensors, metadata={"training": story}))
+    write_atomically(place(folder), save(tensors, metadata={"training": story}))
 
 
 def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callable[[State], bool]) -> State:
@@ -65,7 +70,7 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callabl
     import torch
     from safetensors import SafetensorError, safe_open
 
-    path = folder / FOLDER / FILE
+    path = place(folder)
     if not path.is_file():
         return State([], [])
     try:

@@ -23,7 +23,7 @@ def check_items(
     """Refuses what cannot be learnt from, all faults at once.
 
     Args:
-        module: the model to be trained.
+        module: the model to be trained; None checks what needs none.
         items: sequences, or preferences.
         stop: the ids that end every answer, in their order (a `Renderer`'s `stop`); empty where answers have no end,
             as in raw text.
@@ -43,8 +43,7 @@ def check_items(
     if len({type(item) for item in items}) > 1:
         raise DataError("sequences and preferences cannot be learnt from in one training: give the one or the other")
     by_fault: dict[str, list[str]] = {}
-    context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
-    known = module.get_input_embeddings().weight.shape[0]
+    context, known = (None, None) if module is None else _limits(module)
     for name, sequence in _named(items, names):
         for fault, said in _faults(sequence, context, known, tuple(stop), bos):
             by_fault.setdefault(fault, []).append(f"{name}: {said}")
@@ -58,6 +57,12 @@ def check_items(
             problems.append(f"and {len(found) - SHOWN_PROBLEMS} more: {fault}")
     if problems:
         raise DataError(listing(problems, "these sequences cannot be trained on"))
+
+
+def _limits(module: Any) -> tuple[int | None, int]:
+    """The model's context, where it has one, and how many token ids it knows."""
+    context = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+    return context, int(module.get_input_embeddings().weight.shape[0])
 
 
 def _named(items: Sequence[Item], names: Sequence[str] | None) -> Iterator[tuple[str, TrainingSequence]]:
@@ -91,7 +96,7 @@ def _undecided(pair: Preference) -> str | None:
 
 
 def _faults(
-    sequence: TrainingSequence, context: int | None, known: int, stop: tuple[int, ...], bos: int | None
+    sequence: TrainingSequence, context: int | None, known: int | None, stop: tuple[int, ...], bos: int | None
 ) -> Iterator[tuple[str, str]]:
     """Each fault of one sequence: its name, and what was found with what to do."""
     ids = sequence.token_ids
@@ -105,7 +110,7 @@ def _faults(
         )
     if context is not None and len(ids) > context:
         yield "too long", f"{len(ids)} tokens, but the model's context is {context}; shorten it"
-    if ids and not 0 <= min(ids) <= max(ids) < known:
+    if known is not None and ids and not 0 <= min(ids) <= max(ids) < known:
         foreign = next(token for token in ids if not 0 <= token < known)
         yield (
             "unknown token ids",

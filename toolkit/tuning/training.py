@@ -46,6 +46,8 @@ from toolkit.tuning.steps.step import Step
 from toolkit.tuning.trainable import Trainable, trainable
 
 SUMMARY = "training.json"
+LEFT = (SUMMARY, CONFIG, TENSORS, WHOLE)
+"""What a training leaves in its folder, of one kind or the other."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _train(
     started = time.perf_counter()
     if processes.is_main:
         check_writable(folder)
-        remove_partials(folder)
+        remove_partials(*(folder / name for name in LEFT), checkpoint.place(folder))
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
     trained, rank = _trainable(module, settings, seed, objective, steps)
@@ -266,7 +268,7 @@ def _amounts(steps: Sequence[Rows], objective: Objective) -> dict[str, int]:
 
 def _deliver(folder: Path, selection: Selection, facts: dict[str, Any]) -> None:
     """Leaves what was trained and its record, and nothing of another training: by what lies here its kind is told."""
-    for name in (SUMMARY, CONFIG, TENSORS, WHOLE):
+    for name in LEFT:
         (folder / name).unlink(missing_ok=True)
     selection.deliver()
     _write_summary(folder, facts)

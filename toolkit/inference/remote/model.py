@@ -82,7 +82,7 @@ class RemoteModel:
         self._go_on = f"run the same command again{'' if store.read else ', without `--fresh`,'} to go on"
         self._client = Client(endpoint, self._clock, lambda text: tell(f"{name}: {text}"))
         self._journal = Journal(store, endpoint.expires_days)
-        self._prices = prices_for(endpoint)
+        self.prices = prices_for(endpoint)
         self._answered: dict[str, Kept] = {}
         self._found: dict[str, Kept] = {}
         self.replayed_seconds = 0.0
@@ -197,7 +197,7 @@ class RemoteModel:
 
     def _one(self, kept: Kept, sampling: Sampling) -> Generation:
         reply = kept.reply
-        price = price_dollars(self._prices.get(kept.model), reply.prompt_tokens, reply.completion_tokens)
+        price = price_dollars(self.prices.get(kept.model), reply.prompt_tokens, reply.completion_tokens)
         bill = Bill(reply.prompt_tokens or 0, reply.completion_tokens or 0, price, kept.model, kept.requests)
         text, cut = _cut(reply.text, sampling.stop)
         return Generation(text.strip(), (), "stop" if cut else reply.termination, reply.confidence, bill=bill)
