@@ -109,6 +109,21 @@ RUN_WORDS = ("overrides", "fresh", "replace", "listener", "load", "trackers")
 
 
 @pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What each training was given."""
+    from toolkit.tuning import train
+
+    seen: list[list[Any]] = []
+
+    def recorded(module: Any, sequences: Any, *args: Any, **options: Any) -> Any:
+        seen.append(list(sequences))
+        return train(module, sequences, *args, **options)
+
+    monkeypatch.setattr("toolkit.tuning.train", recorded)
+    return seen
+
+
+@pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Every call of a local model, adapted ones too: what was called and with how many prompts."""
     from toolkit.inference import LocalModel

@@ -44,21 +44,6 @@ def chats(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
-    """What each training was given."""
-    from toolkit.tuning import train
-
-    seen: list[list[Any]] = []
-
-    def recorded(module: Any, sequences: Any, *args: Any, **options: Any) -> Any:
-        seen.append(list(sequences))
-        return train(module, sequences, *args, **options)
-
-    monkeypatch.setattr("toolkit.tuning.train", recorded)
-    return seen
-
-
 def test_what_is_shown_of_the_training_is_what_it_was_given(
     start: Callable[..., RunResult], chats: Path, given: list[list[Any]]
 ) -> None:

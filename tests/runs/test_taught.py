@@ -32,21 +32,6 @@ def own_task(world: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
-    """What each training was given."""
-    from toolkit.tuning import train
-
-    seen: list[list[Any]] = []
-
-    def recorded(module: Any, sequences: Any, *args: Any, **options: Any) -> Any:
-        seen.append(list(sequences))
-        return train(module, sequences, *args, **options)
-
-    monkeypatch.setattr("toolkit.tuning.train", recorded)
-    return seen
-
-
-@pytest.fixture
 def learn(start: Callable[..., RunResult], own_task: Path) -> Callable[..., FinishedRun]:
     def learnt(**settings: Any) -> FinishedRun:
         strategies = {"zero_shot": [], "tuned": [{"tune": {**TUNE, **settings}}]}

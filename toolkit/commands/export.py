@@ -27,8 +27,7 @@ def export(
         typer.Option(metavar="DIR", help="A new folder; exports/<run>-<strategy> if absent.", show_default=False),
     ] = None,
     merged: Annotated[
-        bool,
-        typer.Option("--merged", help="A whole model; an adapter is merged into its weights."),
+        bool, typer.Option("--merged", help="A whole model; an adapter is merged into its weights.")
     ] = False,
     dtype: Annotated[
         str | None,

@@ -17,7 +17,7 @@ from toolkit.recipe import Recipe
 from toolkit.recipe.schema import Decoding
 from toolkit.rendering import Template
 from toolkit.rendering.template import check_inputs
-from toolkit.runs.checks import check_adapters, check_contrasts, check_lessons, check_models, declares
+from toolkit.runs.checks import check_adapters, check_contrasts, check_lessons, declares
 from toolkit.runs.environment import environment, versions
 from toolkit.runs.hosted import check_tunable, falls_back, with_fallbacks
 from toolkit.store import Store
@@ -87,7 +87,6 @@ def prepare(
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
     check_tunable(recipe, benches)
     if not finished:
-        check_models(recipe, benches)
         _tell_plain_paths(benches, meter)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
