@@ -19,13 +19,12 @@ from toolkit.tuning.steps.saved import Growth
 
 INDEX_BYTES, WIDE_BYTES = 8, 4
 
-HEAP_SLACK = 1.4
-"""What tensors that stay take of a CPU's heap by their size, where others come and go between them: measured."""
-
 HOLES_OF_PASSING = 0.5
 HOLES_OF_KEPT, HOLES_OF_KEPT_BY_DORA = 0.18, 0.47
-"""Of a CPU's heap, in which what passes leaves holes that nothing fits into: measured with glibc, SmolLM2-135M in fp32,
-passes of 1,024 and 4,096 tokens. What autograd keeps lies elsewhere, but its nodes do not, and they part the holes."""
+HOLES_OF_LAYER, HOLES_OF_LAYER_BY_DORA = 1.1, 2.2
+"""Of a CPU's heap, in which what passes leaves holes that nothing fits into: measured with glibc, SmolLM2-135M, passes
+of 1,024 and 4,096 tokens. What autograd keeps lies elsewhere, but its nodes do not, and they part the holes. By what a
+whole pass keeps, and by what one layer does that is run again."""
 
 DORA_COPIES = 6
 """Of a weight in fp32, alive at once while DoRA measures it: counted with torch's profiler."""
@@ -125,10 +124,11 @@ def padded_pass(sequences: Sequence[TrainingSequence], scores: bool) -> PassSize
 
 
 class StockWeights(NamedTuple):
-    """What of a model's weights decides what autograd passes: bytes as large as they are, and the holes' share."""
+    """What of a model's weights decides what autograd passes: bytes as large as they are, and the holes' shares."""
 
     passing: int
     holes: float
+    holes_of_layer: float
 
 
 def stock_weights(module: Any) -> StockWeights:
@@ -141,10 +141,10 @@ def stock_weights(module: Any) -> StockWeights:
     passing = sum(one.numel() * one.dtype.itemsize for one in trained if one.dtype.itemsize < WIDE_BYTES)
     passing += 2 * max(one.numel() * one.dtype.itemsize for one in trained)
     if not any("lora_magnitude" in name for name, _ in module.named_parameters()):
-        return StockWeights(passing, HOLES_OF_KEPT)
+        return StockWeights(passing, HOLES_OF_KEPT, HOLES_OF_LAYER)
     weights = [part.base_layer.weight for part in module.modules() if hasattr(part, "base_layer")]
     passing += DORA_COPIES * WIDE_BYTES * max(one.numel() for one in weights)
-    return StockWeights(passing, HOLES_OF_KEPT_BY_DORA)
+    return StockWeights(passing, HOLES_OF_KEPT_BY_DORA, HOLES_OF_LAYER_BY_DORA)
 
 
 def stock_memory(weights: StockWeights, widths: Widths, growth: Growth, made: StockPass, recompute: bool) -> PassMemory:
@@ -157,8 +157,10 @@ def stock_memory(weights: StockWeights, widths: Widths, growth: Growth, made: St
         return PassMemory(kept, passing, int(HOLES_OF_PASSING * passing + weights.holes * kept))
     entering = widths.layers * size.tokens * widths.hidden * widths.item
     outside = growth.bytes([], size.predicting)
-    passing += int(HEAP_SLACK * (kept - outside)) // widths.layers
-    return PassMemory(int(HEAP_SLACK * entering) + outside, passing, int(HOLES_OF_PASSING * passing))
+    layer = (kept - outside) // widths.layers
+    passing += entering // widths.layers  # what comes back into a layer is held until it is through
+    holes = HOLES_OF_PASSING * passing + weights.holes_of_layer * layer
+    return PassMemory(entering + outside + layer, passing, int(holes))
 
 
 def packed_memory(kept: int, widths: Widths, size: PassSize) -> PassMemory:

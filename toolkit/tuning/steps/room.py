@@ -74,6 +74,10 @@ class Room:
         """A tensor where so many bytes lie before it."""
         return self._block[start : start + shape.size].view(shape.dtype).view(shape.sizes)
 
+    def holds(self, storage: Any) -> bool:
+        """Whether a tensor's memory lies in this block."""
+        return bool(storage.data_ptr() == self._block.untyped_storage().data_ptr())
+
     @property
     def used(self) -> int:
         """Bytes given out."""

@@ -49,19 +49,20 @@ def growth(losses: Callable[[Sequence[TrainingSequence]], torch.Tensor], module:
     """
     context = getattr(module.config.get_text_config(), "max_position_embeddings", None) or 4 * ASKED_TOKENS
     size = max(2, min(ASKED_TOKENS, context // 4))
-    words = module.get_input_embeddings().weight.shape[0]
-
-    def row(length: int, taught: int) -> TrainingSequence:
-        ids = tuple(place % words for place in range(length))
-        return TrainingSequence(ids, tuple(place >= length - taught for place in range(length)))
-
     with torch.random.fork_rng(devices=cuda_devices(module)):
-        kept = [_kept_bytes(losses, module, row(times * size, 1)) for times in (1, 2, 4)]
-        more = _kept_bytes(losses, module, row(4 * size, 2 * size))
+        kept = [_kept_bytes(losses, module, probe_row(module, times * size, 1)) for times in (1, 2, 4)]
+        more = _kept_bytes(losses, module, probe_row(module, 4 * size, 2 * size))
     square = (kept[2] - 3 * kept[1] + 2 * kept[0]) / (6 * size**2)
     token = (kept[1] - kept[0]) / size - 3 * square * size
     predicting = (more - kept[2]) / (2 * size - 1)
     return Growth(kept[0] - token * size - square * size**2 - predicting, token, square, predicting)
+
+
+def probe_row(module: Any, length: int, taught: int) -> TrainingSequence:
+    """A row whose last tokens are supervised."""
+    words = module.get_input_embeddings().weight.shape[0]
+    ids = tuple(place % words for place in range(length))
+    return TrainingSequence(ids, tuple(place >= length - taught for place in range(length)))
 
 
 class SavedTensors:
@@ -76,6 +77,7 @@ class SavedTensors:
         self._own: set[int] = set()
         self._seen: dict[tuple[int, int], tuple[weakref.ref[Any], weakref.ref[_Copy]]] = {}
         self._gaps: list[tuple[int, int]] = []
+        self._passed = 0
 
     def reserve(self, size: int) -> None:
         """Makes room for the largest pass before a smaller one is computed."""
@@ -97,6 +99,15 @@ class SavedTensors:
         self._own = {one.untyped_storage().data_ptr() for one in tensors}
         with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
             yield
+        self._seen, self._passed = {}, self._room.used
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Around a part of the pass that is run again backwards; what it saved is valid until the next part is."""
+        self._room.back_to(self._passed)
+        self._seen, self._gaps = {}, []
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+            yield
         self._seen = {}
 
     def _pack(self, tensor: torch.Tensor) -> Any:
@@ -104,7 +115,7 @@ class SavedTensors:
         if type(tensor) is not torch.Tensor or tensor.layout != torch.strided or not tensor.numel():
             return tensor
         storage = tensor.untyped_storage()
-        if storage.data_ptr() in self._own:
+        if storage.data_ptr() in self._own or self._room.holds(storage):  # as what entered a layer that is run again
             return tensor
         key = storage.data_ptr(), tensor._version  # another version is another content
         known, copy = self._seen.get(key, (None, None))

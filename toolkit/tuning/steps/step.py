@@ -18,6 +18,7 @@ from toolkit.models.positions import Positions, moving_positions
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import OfTokens, summed
+from toolkit.tuning.steps.again import run_layers_again
 from toolkit.tuning.steps.attention import Attention, Rules
 from toolkit.tuning.steps.fused import FusedStep
 from toolkit.tuning.steps.loss import collate, has_plain_head, packed_token_losses, token_losses
@@ -125,9 +126,9 @@ class _StockModel(ABC):
     def __call__(
         self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
     ) -> torch.Tensor:
-        if self._recomputes or self._module.device.type != "cpu":
+        if self._module.device.type != "cpu":
             return _backwards(self._losses(sequences), share, of_tokens)
-        with self._saved.keeping(self.memory(sequences, recompute=False).kept):
+        with self._saved.keeping(self.memory(sequences, self._recomputes).kept):
             losses = self._losses(sequences)
         return _backwards(losses, share, of_tokens)
 
@@ -139,7 +140,7 @@ class _StockModel(ABC):
         return stock_memory(self._weights, self._widths, self._growth, self._size(sequences), recompute)
 
     def reserve(self, kept_bytes: int) -> None:
-        if not self._recomputes and self._module.device.type == "cpu":
+        if self._module.device.type == "cpu":
             self._saved.reserve(kept_bytes)
 
     def give_back(self) -> None:
@@ -155,6 +156,8 @@ class _StockModel(ABC):
         self._recomputes = True
         enable = getattr(module, "activation_checkpointing_enable", None)  # its name in transformers 6, and before
         (enable or module.gradient_checkpointing_enable)({"use_reentrant": False})
+        if module.device.type == "cpu":
+            run_layers_again(module, self._saved, self._losses)
 
 
 class Packed(_StockModel):
