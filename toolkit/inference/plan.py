@@ -69,6 +69,11 @@ class Stretch:
     kept: int = 0
     ancestors: torch.Tensor | None = None
 
+    @cached_property
+    def last(self) -> int:
+        """The greatest of its positions."""
+        return max(self.positions)
+
 
 @dataclass(frozen=True)
 class Band:
@@ -105,6 +110,11 @@ class Band:
         for row, one in zip(found, self.segments, strict=True):
             row[: one.size] = torch.tensor(list(segment_positions(one, self.behind)))
         return found
+
+    @cached_property
+    def last(self) -> int:
+        """The greatest of its positions."""
+        return int(self.positions.max())
 
 
 @dataclass(frozen=True)
@@ -165,14 +175,14 @@ class Plan:
 
     def window(self, one: Stretch | Band, window: int, like: torch.Tensor) -> torch.Tensor | None:
         """What a sliding window adds to a block's scores, [(B,) T, P + S]; None where nothing is out of sight."""
-        if isinstance(one, Band):
-            asked, own = one.positions, one.positions
-        else:
-            asked, own = torch.tensor(one.positions), torch.tensor(one.key_positions)
-        if int(asked.max()) < window:
+        if one.last < window:
             return None
 
         def mask() -> torch.Tensor:
+            if isinstance(one, Band):
+                asked, own = one.positions, one.positions
+            else:
+                asked, own = torch.tensor(one.positions), torch.tensor(one.key_positions)
             prefix = torch.arange(len(self.prefix)).expand(*own.shape[:-1], -1)
             seen = torch.cat([prefix, own], dim=-1)
             return additive((asked[..., :, None] - seen[..., None, :] < window).to(like.device), like.dtype)
