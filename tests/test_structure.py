@@ -54,6 +54,7 @@ LONG_FILES: Mapping[str, str] = {
     "tests/runs/test_bad_input.py": "one test for each kind of bad input that the issue lists",
     "tests/runs/test_export.py": "one run, and one test for each thing that is handed over of it",
     "tests/runs/test_folder.py": "claiming, replacing, forgetting and locking a run folder",
+    "tests/runs/test_hosted.py": "one test for each promise about a run over a server",
     "tests/runs/test_resume.py": "one test for each place at which a run can be killed",
     "tests/strategies/test_fitting.py": "one test for each thing a part's key holds",
     "tests/strategies/test_system.py": "answering, fitting to the context and refusals of one class",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolkit.errors import RunError
 
@@ -25,6 +25,9 @@ BUILDING = ".building-"
 ABANDONED_SECONDS = 24 * 3600
 MOVES = 20
 """Tries to move a folder into place: it is taken by what is not whole only while others replace it too."""
+
+
+Taken = TypeVar("Taken")
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -88,6 +91,16 @@ class Store:
         """The folder of a key, built if it is not there."""
         found = self.get(key)
         return found if found is not None else self.put(key, build)
+
+    def taking(self, key: str, take: Callable[[Path], Taken]) -> Taken | None:
+        """What `take` makes of a key's folder, or None. Another process may replace a folder while it is read."""
+        for _ in range(MOVES):
+            folder = self.get(key)
+            if folder is None:
+                return None
+            with suppress(FileNotFoundError):
+                return take(folder)
+        return None
 
     def forget(self, key: str) -> None:
         """Removes the folder of a key, if it is there."""
@@ -179,9 +192,17 @@ def _listing(folder: Path) -> list[tuple[str, int, str]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     listing = []
     for path in files:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        listing.append((path.relative_to(folder).as_posix(), path.stat().st_size, digest))
+        listing.append((path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path)))
     return listing
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, which are never in memory all at once."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
 
 
 def _seal(folder: Path) -> None:

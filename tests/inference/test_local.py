@@ -14,7 +14,8 @@ import torch
 
 from toolkit.errors import ModelError
 from toolkit.inference import LocalModel, Sampling
-from toolkit.inference.local import PREFIX_STEP, SMALLEST_PASS
+from toolkit.inference.batches import PREFIX_STEP
+from toolkit.inference.local import SMALLEST_PASS
 from toolkit.inference.model import Weights
 from toolkit.inference.packed import Packed
 from toolkit.inference.plain import Plain

@@ -20,7 +20,6 @@ from toolkit.inference.plain import Plain
 from toolkit.inference.plan import QUERY_BLOCK, Plan, Segment
 from toolkit.inference.sampling import Picker, Row
 from toolkit.inference.scoring import tree_scores
-from toolkit.inference.trie import build_trie
 from toolkit.models.layouts import Layouts
 
 Rows = list[tuple[int, ...]]
@@ -78,7 +77,7 @@ def scored(
     as_answered: bool = False,
 ) -> Any:
     packed = packed_view(module, pass_tokens, as_answered)
-    return tree_scores(packed, rows, [build_trie(row) for row in choices], packed.prefill(shared))
+    return tree_scores(packed, rows, choices, packed.prefill(shared))
 
 
 @torch.inference_mode()

@@ -45,7 +45,7 @@ def test_any_identifying_file_changes_the_digest(tmp_path: Path) -> None:
 def test_a_second_digest_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "a")
     first = weights_digest(folder)
-    monkeypatch.setattr(weights, "_file_sha256", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(weights, "file_digest", lambda path: pytest.fail("read again"))
     assert weights_digest(folder) == first
 
 

@@ -256,6 +256,8 @@ def test_what_never_goes_and_is_too_long_is_an_error_naming_the_example(draft: D
     assert fitted(draft, renderer, shortest).demonstrations == ()
     with pytest.raises(OverLengthError, match=f"example 'q'.* {shortest} tokens.* {shortest - 1} ") as caught:
         fitted(draft, renderer, shortest - 1)
+    with pytest.raises(OverLengthError, match=r"leaves -100 tokens.*lower `max_new_tokens`"):
+        fitted(draft, renderer, -100)
     assert "score_as_error" in str(caught.value)
 
 

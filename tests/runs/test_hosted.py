@@ -200,6 +200,24 @@ def test_a_price_file_prices_the_run_in_its_report(start: Start, entry: Entry, t
     assert f"zero_shot: small {EXAMPLES} answers." in report
 
 
+def test_old_answers_of_a_run_that_stopped_do_not_stand_beside_new_ones(
+    start: Start, entry: Entry, server: FaultyServer, later: list[float], tmp_path: Path
+) -> None:
+    def kill(name: str, fields: Mapping[str, Any]) -> None:
+        if name == "chunk" and fields["chunk"] == 2:
+            raise Killed
+
+    words = {"model": entry(expires_days=30), "timing": {"examples": 0}}
+    with pytest.raises(Killed):
+        start({"zero_shot": []}, listener=kill, **words)
+    later[0] += 90 * DAY
+    start({"zero_shot": []}, **words)
+    assert sorted(server.answered.values()) == [1] * 8 + [2] * 16
+    later[0] += 90 * DAY
+    start({"zero_shot": []}, **words)
+    assert sum(server.answered.values()) == 40, "what stands whole was asked for again"
+
+
 def test_every_sample_is_asked_for_kept_and_paid(
     start: Start, entry: Entry, server: FaultyServer, tmp_path: Path
 ) -> None:

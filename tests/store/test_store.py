@@ -240,3 +240,35 @@ def test_what_killed_builders_left_is_removed_and_a_build_that_goes_on_is_not(tm
     assert not left.exists()
     assert going_on.exists()
     assert store.get("ab" + "0" * 30) == kept
+
+
+def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    Store(tmp_path).folder(KEY, build("old"))
+    store, found = Store(tmp_path), []
+
+    def take(folder: Path) -> str:
+        if not found:
+            Store(tmp_path, read=False).put(KEY, build("new"))
+            found.append(folder)
+            raise FileNotFoundError(folder)  # as reading would, had it begun before
+        return read(folder)
+
+    assert store.taking(KEY, take) == "new"
+    assert store.taking(key_of({"never": "built"}), read) is None
+
+
+def test_large_files_are_sealed_without_being_read_whole(tmp_path: Path) -> None:
+    import tracemalloc
+
+    size = 64 << 20
+
+    def large(folder: Path) -> None:
+        with (folder / "weights").open("wb") as file:
+            file.truncate(size)
+
+    tracemalloc.start()
+    Store(tmp_path).put(KEY, large)
+    assert Store(tmp_path).get(KEY) is not None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size / 8

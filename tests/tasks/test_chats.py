@@ -71,6 +71,8 @@ def test_other_keys_of_a_line_are_passed_over_and_so_is_a_byte_order_mark(tmp_pa
         ([{"content": "hi"}, ANSWER], "message 1: unknown role"),
         ([HELLO, {"role": "assistant"}], "message 2: the content is no text but NoneType; give one string"),
         ([HELLO, {**ANSWER, "content": [{"type": "text"}]}], "message 2: the content is no text but list"),
+        ([{**HELLO, "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}}]}, ANSWER],
+         "message 1: the content holds an image: models are asked with text only here; give a caption"),
         ([HELLO, {**ANSWER, "content": " \n"}], "message 2: the content is empty"),
         ([HELLO, {**ANSWER, "content": "\ud800"}], "message 2: half a surrogate pair"),
         ([HELLO, {**ANSWER, "tool_calls": [{}]}], "message 2: `tool_calls` is not rendered here"),

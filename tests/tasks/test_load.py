@@ -153,6 +153,25 @@ def test_a_bad_row_is_named_with_its_line(folder, rows, line, message):
     assert refusal(folder(rows)).startswith(f"task task: {message}")
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [
+        "data:image/png;base64,iVBORw0KGgo=",
+        {"type": "image_url", "image_url": {"url": "https://example.org/geese.png"}},
+        ["two geese", {"type": "input_image", "image_url": "geese.png"}],
+    ],
+)
+def test_an_image_is_refused_with_what_to_use_instead(folder, rows, picture):
+    for row in (row for split in rows.values() for row in split):
+        row["inputs"]["picture"] = "none"
+    rows["train"][1]["inputs"]["picture"] = picture
+    said = refusal(folder(rows))
+    assert "train.jsonl:2: inputs: 'picture' is an image" in said
+    assert "a caption" in said
+    rows["train"][1]["inputs"]["picture"] = ["the image of data:image/png", {"type": "goose"}]
+    load_task(folder(rows))
+
+
 def test_an_id_is_unique_across_splits(folder, rows):
     rows["test"][1]["id"] = "train-1"
     assert "task/test.jsonl:2: the id 'train-1' is already used at task/train.jsonl:2" in refusal(folder(rows))

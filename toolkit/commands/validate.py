@@ -192,7 +192,7 @@ def _renderer(model: str) -> Renderer:
     from toolkit.rendering import Renderer
 
     loaded = load_pretrained(resolve(model, "model"), notice=lambda text: typer.echo(text, err=True))
-    return Renderer(loaded.tokenizer)
+    return Renderer(loaded.tokenizer, loaded.ends)
 
 
 def _is_here(name: str, recipe: Recipe) -> bool:

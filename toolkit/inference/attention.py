@@ -119,7 +119,7 @@ def _band(
 ) -> None:
     """B short rows: [B * H, G * T] queries on P + T keys each; the prefix is laid before every row's own keys."""
     kinds, size, rows, width = keys.shape[0], query.shape[-1], len(one.segments), one.width
-    places = one.places.to(query.device)
+    places, real = plan.places(one, query.device)
     asked = query.index_select(1, places).view(kinds, -1, rows, width, size).permute(2, 0, 1, 3, 4)
     before = plan.prefix.layers[layer] if len(plan.prefix) else (None, None)
     all_keys, all_values = (
@@ -131,7 +131,6 @@ def _band(
     _add_masks(scores.view(rows, -1, width, scores.shape[-1]), plan, one, rules)
     answer = torch.bmm(torch.softmax(scores, dim=-1), all_values)
     answer = answer.view(rows, -1, width, size).transpose(1, 2).reshape(rows * width, -1, size)
-    real = one.real.to(query.device)
     found[places[real]] = answer[real]
 
 

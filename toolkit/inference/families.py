@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from toolkit.inference.attention import sliding_window
 from toolkit.inference.lean import why_not_lean
 from toolkit.models.positions import moving_positions
 
@@ -47,12 +48,24 @@ def why_unknown(module: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds - ATTENTION:
         return f"it has layers of {', '.join(sorted(kinds - ATTENTION))}"
+    if strange := _strange_window(module, config):
+        return strange
     if moving := moving_positions(config):
         return f"its rotary positions ({moving}) depend on how long a row is"
     if getattr(config, "use_bidirectional_attention", False):
         return "it attends to what comes after a token"
     if getattr(config, "add_cross_attention", False):
         return "it attends to another model"
+    return None
+
+
+def _strange_window(module: Any, config: Any) -> str | None:
+    """A layer whose own window is not what its kind in the configuration says: the masks may follow either."""
+    said = getattr(config, "layer_types", None) or ()
+    for number, (kind, layer) in enumerate(zip(said, getattr(module.get_decoder(), "layers", ()), strict=False)):
+        window = config.sliding_window if kind == "sliding_attention" else None
+        if sliding_window(layer.self_attn) != window:
+            return f"layer {number} is said to be of {kind}, and its own window is {sliding_window(layer.self_attn)}"
     return None
 
 

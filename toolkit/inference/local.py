@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from toolkit.inference.sampling import Row
     from toolkit.models import LoadedModel
     from toolkit.models.layouts import Layouts
-
-PREFIX_STEP = 16
-"""A shared prefix is cut to a multiple of so many tokens: rows that happen to go on alike for a word or two do not
-make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
 KEPT_PASSES, KEPT_PASSES_GPU = 4, 8
 """Keys and values of so many passes' tokens are kept while decoding: a GPU gains more from many rows at once."""
@@ -76,7 +72,7 @@ class LocalModel:
         """From what `toolkit.models.load_pretrained` gives."""
         return cls(
             loaded.module,
-            Renderer(loaded.tokenizer),
+            Renderer(loaded.tokenizer, loaded.ends),
             loaded.name,
             loaded.digest,
             loaded.context_length,
@@ -112,6 +108,7 @@ class LocalModel:
         from toolkit.inference.sampling import Picker
 
         asked = {row: prompt.digest for row, prompt in zip(_ids(prompts), prompts, strict=True)}  # each one once
+        self._refuse_long(max(map(len, asked), default=0), sampling.max_new_tokens)
         picker = Picker(sampling, self.renderer.stop_ids, self.renderer.decode)
 
         def answer() -> dict[tuple[int, ...], list[Row]]:
@@ -130,11 +127,12 @@ class LocalModel:
         import torch
 
         from toolkit.inference.scoring import tree_scores
-        from toolkit.inference.trie import build_trie
 
         asked = [(row, tuple(map(tuple, one))) for row, one in zip(_ids(prompts), continuations, strict=True)]
         if any(not choice for _, one in asked for choice in one):
             raise ModelError("a continuation without tokens cannot be scored: end each with the stop token")
+        for row, one in asked:
+            self._refuse_long(len(row), max(map(len, one), default=0))
         once = list(dict.fromkeys(asked))
         rows, choices = [row for row, _ in once], [one for _, one in once]
 
@@ -143,9 +141,12 @@ class LocalModel:
                 return []
             if self.why_plain is not None:
                 return self._plain.scores(rows, choices)
-            prefix = self._shared(rows)
-            rest = [row[len(prefix) :] for row in rows]
-            return tree_scores(self._packed, rest, [build_trie(one) for one in choices], prefix)
+            found: dict[int, tuple[float, ...]] = {}
+            for prefix, places in self._shared(rows):
+                rest = [rows[place][len(prefix) :] for place in places]
+                scores = tree_scores(self._packed, rest, [choices[place] for place in places], prefix)
+                found |= dict(zip(places, scores, strict=True))
+            return [found[place] for place in range(len(rows))]
 
         with torch.inference_mode():
             scores = dict(zip(once, self._within_memory(score), strict=True))
@@ -210,10 +211,18 @@ class LocalModel:
             for row, samples in answers.items():
                 self._plain.answers([row] * len(samples), samples, picker)
             return
-        prefix = self._shared(list(answers))
-        requests = [Request(row[len(prefix) :], samples) for row, samples in answers.items()]
-        passes = KEPT_PASSES_GPU if self._packed.device.type == "cuda" else KEPT_PASSES
-        decode(self._packed, requests, prefix, picker, passes * self._packed.pass_tokens)
+        passes, rows = KEPT_PASSES_GPU if self._packed.device.type == "cuda" else KEPT_PASSES, list(answers)
+        for prefix, places in self._shared(rows):
+            requests = [Request(rows[place][len(prefix) :], answers[rows[place]]) for place in places]
+            decode(self._packed, requests, prefix, picker, passes * self._packed.pass_tokens)
+
+    def _refuse_long(self, prompt: int, answer: int) -> None:
+        """An answer's last token is never read, so it may lie behind the context."""
+        if self.context_tokens is not None and prompt + answer - 1 > self.context_tokens:
+            raise ModelError(
+                f"a prompt of {prompt} tokens and an answer of {answer} do not fit into the {self.context_tokens} that "
+                f"'{self.name}' takes: shorten the prompt or the longest answer"
+            )
 
     def _generation(self, samples: Sequence[Row], sampling: Sampling) -> Generation:
         said = [
@@ -225,19 +234,19 @@ class LocalModel:
         first, *others = said
         return Generation(first.text, first.token_ids, first.termination, first.confidence, tuple(others))
 
-    def _shared(self, rows: Sequence[tuple[int, ...]]) -> Prefix:
-        """The rows' longest common prefix, prefilled; the last one is kept, for the next chunk mostly has it too."""
-        from toolkit.inference.batches import common_prefix
-        from toolkit.inference.keys_values import NO_PREFIX
+    def _shared(self, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[Prefix, list[int]]]:
+        """Rows by what they begin with, prefilled; the first prefix is kept, for the next chunk mostly has it too."""
+        from toolkit.inference.batches import by_prefix
 
-        size = common_prefix(rows) // PREFIX_STEP * PREFIX_STEP if len(rows) > 1 else 0
-        if not size:
-            return NO_PREFIX
-        shared = rows[0][:size]
-        if self._prefix is None or self._prefix.token_ids != shared:
-            self._prefix = None  # the old one's memory is free before the new one's is taken
-            self._prefix = self._packed.prefill(shared)
-        return self._prefix
+        for number, (size, places) in enumerate(by_prefix(rows)):
+            shared = rows[places[0]][:size]
+            if number or not size:
+                yield self._packed.prefill(shared), places
+                continue
+            if self._prefix is None or self._prefix.token_ids != shared:
+                self._prefix = None  # the old one's memory is free before the new one's is taken
+                self._prefix = self._packed.prefill(shared)
+            yield self._prefix, places
 
     def _within_memory(self, work: Callable[[], Found]) -> Found:
         """Does the work; where a GPU runs out of memory, again from the start with passes of half the size."""

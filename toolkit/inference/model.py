@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Sampling:
     def __post_init__(self) -> None:
         problems = [
             (self.max_new_tokens < 1, "max_new_tokens must be at least 1"),
-            (not self.temperature >= 0, "temperature must be 0 or more"),
+            (not 0 <= self.temperature < math.inf, "temperature must be 0 or more, and finite"),
             (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (self.samples < 1, "samples must be at least 1"),
             ("" in self.stop, "a stop text must not be empty"),
@@ -79,6 +80,12 @@ class Generation:
     confidence: float | None = None
     alternatives: tuple[Generation, ...] = ()
     bill: Bill | None = None
+
+    @property
+    def answered_by(self) -> str:
+        """The hosted models that gave its samples, each once; empty for a local model."""
+        bills = [one.bill for one in (self, *self.alternatives) if one.bill is not None]
+        return ", ".join(dict.fromkeys(bill.model for bill in bills))
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,14 @@ class Packed:
         for start in range(0, len(rows) if plain else 0, HEAD_ROWS):
             some = slice(start, start + HEAD_ROWS)
             products = hidden[rows[some]].float() * head.weight[tokens[some]].float()
-            own[some] = self._capped(products.sum(dim=-1))
+            own[some] = products.sum(dim=-1)
         norm = torch.cat(norms)[rows]
-        if plain and hidden.dtype != torch.float32:
+        if not plain:
+            return own - norm
+        rounded, own = self._capped(own.to(hidden.dtype).float()), self._capped(own)
+        if hidden.dtype != torch.float32:
             # the norm has the token's rounded logit in it: with the exact one no probability comes out above 1
-            norm = norm + torch.log1p((own - norm).exp() - (own.to(hidden.dtype).float() - norm).exp())
+            norm = norm + torch.log1p((own - norm).exp() - (rounded - norm).exp())
         return own - norm
 
     def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

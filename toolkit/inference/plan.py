@@ -138,7 +138,7 @@ class Plan:
     def __post_init__(self) -> None:
         behind = len(self.prefix)
         short = [one for one in self.segments if not one.done and one.size <= BAND_TOKENS]
-        self.bands = list(_bands(short, behind)) if len(short) > 1 else []
+        self.bands = [band for band in _bands(short, behind) if len(band.segments) > 1]
         banded = {one.start for band in self.bands for one in band.segments}
         self.stretches = [
             stretch for one in self.segments if one.start not in banded for stretch in _stretches(one, behind)
@@ -163,6 +163,11 @@ class Plan:
             new = slice(self.steps.start, self.steps.start + len(self.steps.lengths))
             kept_keys[rows, :, last] = keys[:, new].transpose(0, 1)
             kept_values[rows, :, last] = values[:, new].transpose(0, 1)
+
+    def places(self, one: Band, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """A band's places [B * T], and of those the ones that are no padding, where the model is."""
+        places = self._kept(("places", id(one)), lambda: one.places.to(device))
+        return places, self._kept(("real", id(one)), lambda: one.real.to(device))
 
     def inside(self, one: Stretch | Band, like: torch.Tensor) -> torch.Tensor | None:
         """What a block's tokens add to their scores among themselves, 0 or -inf; None for a single token."""

@@ -20,7 +20,7 @@ NUCLEUS_TOKENS = 512
 """Tokens looked at first for a nucleus: to order the whole vocabulary takes longer than the model does."""
 
 BYTES_OF_A_CHARACTER = 4
-"""A token may be a single byte of a character, so a stop text of n characters lies in at most 4 n tokens."""
+"""A token may be a single byte of a character, so n characters lie in at most 4 n tokens, special ones not counted."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Picker:
         self.sampling = sampling
         self._stop_ids = stop_ids
         self._decode = decode
-        self._window = BYTES_OF_A_CHARACTER * max(map(len, sampling.stop), default=0)
+        self._longest = max(map(len, sampling.stop), default=0)
 
     def pick(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         """Adds a token to each row by its logits [B, V] in fp32; sets `done` where the row ends."""
@@ -68,29 +68,38 @@ class Picker:
             self._add(row, token, log)
 
     def _sampled(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """By inverse transform: the token in whose share of the kept probability the row's draw falls."""
-        chances = torch.softmax(logits.double() / self.sampling.temperature, dim=-1)
-        drawn = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits.device)
-        if self.sampling.top_p == 1:
-            reached = chances.cumsum(dim=-1)
-            places = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
-            return places[:, 0].clamp(max=chances.shape[-1] - 1)
-        best, tokens = chances.topk(min(NUCLEUS_TOKENS, chances.shape[-1]), dim=-1)
-        chosen = self._from_nucleus(best, tokens, drawn)
-        for row in (best.sum(dim=-1) < self.sampling.top_p).nonzero()[:, 0].tolist():  # flat ones need them all
-            some = slice(row, row + 1)
-            ordered, order = chances[some].sort(dim=-1, descending=True, stable=True)
-            chosen[some] = self._from_nucleus(ordered, order, drawn[some])
-        return chosen
+        """By inverse transform: the token in whose share of the kept probability the row's draw falls.
 
-    def _from_nucleus(self, ordered: torch.Tensor, tokens: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """A token a row of those that reach `top_p`; `ordered` [B, n] falls, `tokens` [B, n] are their ids."""
-        reached = ordered.cumsum(dim=-1)
-        kept = reached - ordered < self.sampling.top_p  # the token that crosses top_p is kept too
-        whole = (ordered * kept).sum(dim=-1)
-        places = torch.searchsorted(reached, (drawn * whole)[:, None], right=True)
-        places = torch.minimum(places, kept.sum(dim=-1, keepdim=True) - 1)
-        return tokens.gather(1, places)[:, 0]
+        Shares lie in the order of the vocabulary: in that of the chances the last bit of two that are nearly equal
+        would decide what is drawn.
+        """
+        lower = logits.double() - logits.max(dim=-1, keepdim=True).values  # before it is divided by next to nothing
+        chances = torch.softmax(lower / self.sampling.temperature, dim=-1)
+        if self.sampling.top_p < 1:
+            chances = self._nucleus(chances)
+        drawn = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits.device)
+        reached = chances.cumsum(dim=-1)
+        places = torch.searchsorted(reached, drawn[:, None] * reached[:, -1:], right=True)
+        last = torch.searchsorted(reached, reached[:, -1:].contiguous())  # what follows has no share
+        return torch.minimum(places, last)[:, 0]
+
+    def _nucleus(self, chances: torch.Tensor) -> torch.Tensor:
+        """Chances [B, V] of the likeliest tokens that together reach `top_p`, 0 elsewhere; of equal ones the first."""
+        size = min(NUCLEUS_TOKENS, chances.shape[-1])
+        counts, least = self._reaching(chances.topk(size, dim=-1).values)
+        for row in (counts > size).nonzero()[:, 0].tolist():  # flat ones need them all
+            some = slice(row, row + 1)
+            counts[some], least[some] = self._reaching(chances[some].sort(dim=-1, descending=True).values)
+        above, equal = chances > least[:, None], chances == least[:, None]
+        wanted = counts[:, None] - above.sum(dim=-1, keepdim=True)
+        return chances * (above | (equal & (equal.cumsum(dim=-1) <= wanted)))
+
+    def _reaching(self, ordered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many of falling chances [B, n] reach `top_p` (n + 1: all of them do not), and the least of these [B]."""
+        before = ordered.cumsum(dim=-1) - ordered
+        counts = (before < self.sampling.top_p).sum(dim=-1)  # the token that crosses top_p is kept too
+        least = ordered.gather(1, counts[:, None] - 1)[:, 0]
+        return counts + ((before + ordered)[:, -1] < self.sampling.top_p), least
 
     def _add(self, row: Row, token: int, log: float) -> None:
         row.log_probability += log
@@ -104,9 +113,14 @@ class Picker:
         row.done |= len(row.token_ids) == self.sampling.max_new_tokens
 
     def _says_stop(self, token_ids: Sequence[int]) -> bool:
+        """Looks at so many of the last tokens that the longest stop text may end anywhere in the last one."""
         if not self.sampling.stop:
             return False
-        said = self._decode(token_ids[-self._window :])
+        enough, window = self._longest + len(self._decode(token_ids[-1:])), BYTES_OF_A_CHARACTER * self._longest
+        said = self._decode(token_ids[-window:])
+        while len(said) < enough and window < len(token_ids):  # special tokens are no text
+            window *= 2
+            said = self._decode(token_ids[-window:])
         return any(stop in said for stop in self.sampling.stop)
 
 

@@ -16,23 +16,31 @@ from toolkit.inference.batches import by_budget
 from toolkit.inference.keys_values import Prefix, Slots
 from toolkit.inference.packed import Packed
 from toolkit.inference.plan import Plan, Segment
-from toolkit.inference.trie import Trie
+from toolkit.inference.trie import Continuations, Trie, build_trie, cut
 
 
 def tree_scores(
-    packed: Packed, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix
+    packed: Packed, rows: Sequence[Sequence[int]], choices: Sequence[Continuations], prefix: Prefix
 ) -> list[tuple[float, ...]]:
-    """Log-likelihoods of each row's continuations. `rows` are token ids behind the prefix, at least one each."""
-    results: list[tuple[float, ...]] = [()] * len(rows)
-    lengths = [len(row) + len(trie.tokens) for row, trie in zip(rows, tries, strict=True)]
+    """Log-likelihoods of each row's continuations. `rows` are token ids behind the prefix, at least one each.
+
+    More continuations than a pass has room for are scored in parts, each behind the context anew.
+    """
+    results = [[0.0] * len(one) for one in choices]
+    parts = [(row, places) for row, one in enumerate(choices) for places in cut(one, packed.pass_tokens)]
+    tries = [build_trie(tuple(choices[row][place] for place in places)) for row, places in parts]
+    lengths = [len(rows[row]) + len(trie.tokens) for (row, _), trie in zip(parts, tries, strict=True)]
     for batch in by_budget(lengths, packed.pass_tokens):
+        contexts, asked = [rows[parts[i][0]] for i in batch], [tries[i] for i in batch]
         if lengths[batch[0]] > packed.pass_tokens:
-            hidden = _long(packed, rows[batch[0]], tries[batch[0]], prefix)
+            hidden = _long(packed, contexts[0], asked[0], prefix)
         else:
-            hidden = _side_by_side(packed, [rows[i] for i in batch], [tries[i] for i in batch], prefix)
-        for row, scores in zip(batch, _gathered(packed, hidden, [tries[i] for i in batch]), strict=True):
-            results[row] = scores
-    return results
+            hidden = _side_by_side(packed, contexts, asked, prefix)
+        for i, scores in zip(batch, _gathered(packed, hidden, asked), strict=True):
+            row, places = parts[i]
+            for place, score in zip(places, scores, strict=True):
+                results[row][place] = score
+    return [tuple(one) for one in results]
 
 
 def _side_by_side(packed: Packed, rows: Sequence[Sequence[int]], tries: Sequence[Trie], prefix: Prefix) -> torch.Tensor:

@@ -35,9 +35,33 @@ class Trie:
 
 
 @lru_cache(maxsize=64)
+def cut(continuations: Continuations, most: int) -> tuple[tuple[int, ...], ...]:
+    """Places of a row's continuations in parts of at most `most` nodes, or of one continuation: what is alike together.
+
+    Masks grow with the square of a trie. Where one part does, it has all of them as they came.
+    """
+    parts: list[list[int]] = [[]]
+    nodes = 0
+    before: tuple[int, ...] = ()
+    for place in sorted(range(len(continuations)), key=continuations.__getitem__):
+        stem = continuations[place][:-1]
+        new = len(stem) - _alike(stem, before)
+        if parts[-1] and nodes + new > most:
+            parts.append([])
+            nodes, new = 0, len(stem)
+        parts[-1].append(place)
+        nodes, before = nodes + new, stem
+    return tuple(map(tuple, parts)) if len(parts) > 1 else (tuple(range(len(continuations))),)
+
+
+def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@lru_cache(maxsize=64)
 def build_trie(continuations: Continuations) -> Trie:
     """The trie of a row's continuations (each at least one token)."""
-    nodes: dict[tuple[int, ...], int] = {}
+    nodes: dict[tuple[int, int], int] = {}
     tokens: list[int] = []
     parents: list[int] = []
     depths: list[int] = []
@@ -47,13 +71,12 @@ def build_trie(continuations: Continuations) -> Trie:
         path, at = [], -1
         for depth, token in enumerate(continuation):
             path.append(edges.setdefault((at, token), len(edges)))
-            prefix = continuation[: depth + 1]
             if depth + 1 < len(continuation):
-                if prefix not in nodes:
-                    nodes[prefix] = len(tokens)
+                if (at, token) not in nodes:
+                    nodes[at, token] = len(tokens)
                     tokens.append(token)
                     parents.append(at)
                     depths.append(depth)
-                at = nodes[prefix]
+                at = nodes[at, token]
         paths.append(tuple(path))
     return Trie(tuple(tokens), tuple(parents), tuple(depths), tuple(edges), tuple(paths))

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import RunError
+from toolkit.errors import ModelError, RunError
 from toolkit.models.adapted import merged
 from toolkit.models.adapter_files import TENSORS, read_settings, write_settings
 from toolkit.models.four_bit import dequantise, in_float32, is_quantised
@@ -56,12 +56,17 @@ def export_merged(loaded: LoadedModel, adapter: Path, folder: Path, dtype: str) 
         dtype: `float32` or `bfloat16`.
 
     Raises:
-        ModelError: the adapter does not fit the model.
+        ModelError: the adapter does not fit the model, or the model's files are quantised already.
         RunError: the disk cannot be written.
     """
     import torch
     from safetensors import SafetensorError
 
+    if "quantization_config" in _settings(loaded.folder / "config.json"):
+        raise ModelError(
+            f"the base '{loaded.name}' is stored quantised already, so nothing can be merged into it: export the "
+            "adapter alone, or tune the model it was made of (with `dtype: nf4` for 4 bits)"
+        )
     plain = dequantise(in_float32(shared_copy(loaded.module))) if is_quantised(loaded.module) else loaded.module
     whole = merged(plain.to(torch.float32), adapter).to(getattr(torch, dtype))
     if parted := _head_is_parted(whole):

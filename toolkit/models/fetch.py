@@ -23,6 +23,7 @@ from typing import NamedTuple
 from toolkit.errors import ModelError
 from toolkit.models import gguf
 from toolkit.models.catalog import Entry, HubSource, WheelSource
+from toolkit.models.files import check_snapshot
 from toolkit.resources import cache_folder
 
 Notice = Callable[[str], None]
@@ -216,6 +217,7 @@ def _from_hub(name: str, hub: HubSource, notice: Notice | None) -> Fetched:
                 "local folder instead"
             ) from error
         folder = Path(found)
+        check_snapshot(folder)
         _record_snapshot(hub, folder)
     return Fetched(folder, f"hub:{hub.id}@{folder.name}")  # the folder's name is the commit a branch or tag stands for
 
@@ -245,7 +247,7 @@ def _snapshot_record(hub: HubSource) -> Path:
 def _record_snapshot(hub: HubSource, folder: Path) -> None:
     """Notes a whole snapshot, since one broken off half-way looks the same; spares the network the next time."""
     record = _snapshot_record(hub)
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     record.parent.mkdir(parents=True, exist_ok=True)
     partial = record.with_name(f".{record.name}.{os.getpid()}")
     partial.write_text(json.dumps({"id": hub.id, "folder": str(folder), "files": files}), encoding="utf-8")
@@ -258,7 +260,8 @@ def _known_snapshot(hub: HubSource) -> Path | None:
         return None
     try:
         record = json.loads(_snapshot_record(hub).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        folder = Path(record["folder"])
+        whole = all((folder / file).stat().st_size == size for file, size in record["files"].items())
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
-    folder = Path(record["folder"])
-    return folder if all((folder / file).is_file() for file in record["files"]) else None
+    return folder if whole else None

@@ -43,6 +43,12 @@ class LoadedModel:
     device: str
     context_length: int | None
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens at which the model's own `generate` ends an answer: Llama 3 lists three, its tokeniser one."""
+        said = getattr(getattr(self.module, "generation_config", None), "eos_token_id", None)
+        return frozenset(said if isinstance(said, list | tuple) else () if said is None else (said,))
+
 
 def load_pretrained(
     model: Entry | Path, dtype: str = "auto", device: str = "auto", notice: Notice | None = None
@@ -67,6 +73,7 @@ def load_pretrained(
         check_library()
     fetched = fetch_weights(model, notice) if isinstance(model, Entry) else Fetched(model, f"folder:{model.resolve()}")
     _check_files(name, fetched.folder)
+    digest = weights_digest(fetched.folder)  # before anything is read: it refuses files that lie elsewhere
     with silenced():
         module = _load_module(name, fetched.folder, computing, loading(computing, place) if quantised else {})
         tokenizer = _load_tokenizer(name, fetched.folder)
@@ -77,7 +84,7 @@ def load_pretrained(
     return LoadedModel(
         module=module,
         tokenizer=tokenizer,
-        digest=weights_digest(fetched.folder) + (f"/{NF4}" if quantised else ""),
+        digest=digest + (f"/{NF4}" if quantised else ""),
         name=name,
         source=fetched.source,
         folder=fetched.folder,
@@ -140,7 +147,7 @@ def _load_module(name: str, folder: Path, dtype: str, quantisation: Mapping[str,
         raise ModelError(
             f"model '{name}': a safetensors file in {folder} is damaged ({error}); delete the folder to fetch it anew"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # what a configuration can have wrong is told by errors of many libraries
         raise ModelError(f"model '{name}' cannot be loaded from {folder}: {_first_line(error)}") from error
     missing = sorted(str(item) for key in ("missing_keys", "mismatched_keys") for item in found.get(key) or ())
     if missing:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import ModelError
+from toolkit.models.files import check_inside
 from toolkit.models.four_bit import shared_parameter, state_tensors
 from toolkit.resources import cache_folder
+from toolkit.store import file_digest
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -42,10 +44,11 @@ def weights_digest(folder: Path) -> str:
     folder may be read-only) for as long as no file changes in size or time of change.
 
     Raises:
-        ModelError: the folder does not exist or holds none of these files.
+        ModelError: the folder does not exist, holds none of these files, or names files outside itself.
     """
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist")
+    check_inside(folder)
     files = _identifying_files(folder)
     if not files:
         raise ModelError(f"the folder {folder} holds no weights, configuration or tokenizer")
@@ -60,7 +63,7 @@ def weights_digest(folder: Path) -> str:
         pass  # nothing usable is remembered, so the digest is computed
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file}\0{_file_sha256(folder / file)}\n".encode())
+        digest.update(f"{file}\0{file_digest(folder / file)}\n".encode())
     _write_atomically(memo, json.dumps({"folder": str(folder.resolve()), "digest": digest.hexdigest(), "files": stamp}))
     return digest.hexdigest()
 
@@ -113,14 +116,6 @@ def _identifying_files(folder: Path) -> list[str]:
         pass  # not a sentence encoder
     found = {path for place in places for pattern in _PATTERNS for path in place.glob(pattern) if path.is_file()}
     return sorted(path.relative_to(folder).as_posix() for path in found)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -16,6 +16,11 @@ def fitted(draft: Draft, renderer: Renderer, budget_tokens: int) -> Draft:
     Raises:
         OverLengthError: instruction and inputs alone are longer than the budget.
     """
+    if budget_tokens < 1:
+        raise OverLengthError(
+            f"example '{draft.example.id}': the longest answer leaves {budget_tokens} tokens of the model's context to "
+            "the prompt: lower `max_new_tokens`"
+        )
     length = renderer.length(draft)
     while length > budget_tokens:
         shorter = draft.shortened()

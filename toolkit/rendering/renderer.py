@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -27,10 +27,12 @@ class Renderer:
 
     Args:
         tokenizer: a transformers tokeniser, or None for a hosted model that takes messages as they are.
+        ends: further tokens that end an answer: a model's generation configuration may list some.
     """
 
-    def __init__(self, tokenizer: Any | None) -> None:
+    def __init__(self, tokenizer: Any | None, ends: Collection[int] = ()) -> None:
         self.tokenizer = tokenizer
+        self._ends = frozenset(ends)
         self.chat = None if tokenizer is None else Chat(tokenizer)
         self.stop: tuple[int, ...] = () if self.chat is None else self.chat.stop_ids()
         self._opening = lru_cache(KEPT_PROMPTS)(self._opening_ids)
@@ -38,9 +40,9 @@ class Renderer:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: the turn's end and EOS."""
+        """Every token that ends an answer: the turn's end, EOS, and the model's further ones."""
         eos = getattr(self.tokenizer, "eos_token_id", None)
-        return frozenset(self.stop) | (frozenset() if eos is None else {int(eos)})
+        return frozenset(self.stop) | self._ends | (frozenset() if eos is None else {int(eos)})
 
     @property
     def bos(self) -> int | None:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError, ModelError
+from toolkit.models.files import check_inside, check_snapshot
+from toolkit.store import file_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -123,9 +125,11 @@ class SentenceEncoder(Encoder):
             batch_size: texts encoded at once.
 
         Raises:
-            ModelError: it is not found, holds no safetensors weights (pickled ones are not read), or does not load.
+            ModelError: it is not found, is damaged, holds no safetensors weights (pickled ones are not read), or does
+            not load.
         """
         folder = _locate(folder_or_name)
+        check_inside(folder)
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -264,6 +268,7 @@ def _locate(folder_or_name: str | os.PathLike[str]) -> Path:
             folder = Path(snapshot_download(repository, allow_patterns=list(_MODEL_FILES)))
         except Exception as error:  # network, proxy, cache and access errors share no base class
             raise ModelError(f"{name}: not a folder, and {repository} cannot be fetched: {error}") from error
+        check_snapshot(folder)
     if not any(folder.rglob("*.safetensors")):
         raise ModelError(f"{folder}: holds no .safetensors weights; pickled weights are not read")
     for pickled in folder.rglob("pytorch_model.bin"):
@@ -276,9 +281,5 @@ def _digest_of(folder: Path) -> str:
     digest = hashlib.sha256()
     files = {file for pattern in _MODEL_FILES for file in folder.rglob(pattern) if file.name not in _NOT_MODEL}
     for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                content.update(block)
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()

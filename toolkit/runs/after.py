@@ -22,6 +22,7 @@ from toolkit.strategies.system import System
 from toolkit.tasks.example import Example
 from toolkit.tasks.task import TrainingTask
 
+MERGE = "merge.json"
 MERGE_EXAMPLES = 64
 """Validation examples on which merged and unmerged answers are compared."""
 
@@ -38,20 +39,25 @@ def merge_report(
 
     asked = validation[:MERGE_EXAMPLES]
 
-    def build(folder: Path) -> None:
-        meter.event("merge", strategy=system.strategy.name, examples=len(asked))
-        (folder / "merge.json").write_bytes(pretty(_merged_against_beside(system, base, asked)))
-
+    key = key_of({"merge": chunk_key(system, asked)})
     try:
-        kept = store.folder(key_of({"merge": chunk_key(system, asked)}), build) / "merge.json"
+        kept = store.taking(key, lambda folder: (folder / MERGE).read_bytes())
+        if kept is None:
+            meter.event("merge", strategy=system.strategy.name, examples=len(asked))
+            kept = made = pretty(_merged_against_beside(system, base, asked))
+            store.put(key, lambda folder: _write(folder / MERGE, made))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         said = "merged weights do not fit into the memory, so what merging would change is not measured"
         meter.event("notice", text=f"{system.strategy.name}: {said}", settled=True)
         return None
-    write_atomically(path, kept.read_bytes())
-    report: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    write_atomically(path, kept)
+    report: dict[str, Any] = json.loads(kept)
     return report
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _merged_against_beside(system: System, base: FoundationModel, asked: Sequence[Example]) -> dict[str, Any]:

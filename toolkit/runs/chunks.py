@@ -25,6 +25,8 @@ from toolkit.strategies.system import System
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output
 
+RECORD = "chunk.json"
+
 
 def answer_in_chunks(
     system: System,
@@ -47,6 +49,9 @@ def answer_in_chunks(
     chunks = [tuple(examples[start : start + size]) for start in range(0, len(examples), size)]
     keys = [chunk_key(system, chunk) for chunk in chunks]
     outputs = _finished(path, chunks, keys)
+    if store is None and len(outputs) < len(examples):
+        path.unlink(missing_ok=True)  # some may be too old to stand beside new ones: the model's journal knows which
+        outputs = []
     done = -(-len(outputs) // size)
     name = system.strategy.name
     meter.event("answer", strategy=name, seed=seed, chunks=len(chunks), done=done)
@@ -78,18 +83,21 @@ def chunk_key(system: System, chunk: Sequence[Example]) -> str:
 
 
 def _chunk(system: System, chunk: Sequence[Example], key: str, store: Store | None) -> dict[str, Any]:
-    stored = None if store is None else store.get(key)
+    stored = None if store is None else store.taking(key, _stored)
     if stored is not None:
-        record: dict[str, Any] = json.loads((stored / "chunk.json").read_text(encoding="utf-8"))
-        return {**record, "cached": True}
+        return {**stored, "cached": True}
     replayed, started = replayed_wall_seconds([system.model]), time.perf_counter()
     outputs = [to_line(output) for output in system.answer(chunk)]
     seconds = time.perf_counter() - started + replayed_wall_seconds([system.model]) - replayed
     record = {"outputs": outputs, "seconds": seconds}
-    if store is None:
-        return {**json.loads(dumps(record)), "cached": False}
-    folder = store.put(key, lambda target: _write(target / "chunk.json", record))
-    return {**json.loads((folder / "chunk.json").read_text(encoding="utf-8")), "cached": False}
+    if store is not None:
+        store.put(key, lambda folder: _write(folder / RECORD, record))
+    return {**json.loads(dumps(record)), "cached": False}
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return found
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

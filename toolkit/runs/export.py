@@ -96,9 +96,9 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True)
         yield work
-        folder.mkdir(exist_ok=True)
-        for path in work.iterdir():
-            path.rename(folder / path.name)
+        if folder.exists():
+            folder.rmdir()  # empty: not everywhere may a folder take an empty one's place
+        work.rename(folder)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error}") from error
     finally:

@@ -92,23 +92,40 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
         shutil.rmtree(context.folder, ignore_errors=True)  # a process killed just before this left it
         return _loaded(adapter, place, context)
     part: Part | None = None
-    stored = bench.store.get(key)
-    if stored is None:
+    building = place.with_name(f".{place.name}.copy")
+    if not bench.store.taking(key, lambda stored: _copied(stored, building)):
         bench.meter.event("fit", strategy=context.strategy_name, adapter=adapter.kind)
         context.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         part = made = adapter.settings.fit(context)
         seconds = time.perf_counter() - started + context.earlier_seconds
-        stored = bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
+        bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
+        if not bench.store.taking(key, lambda stored: _copied(stored, building)):
+            raise RunError(f"other processes replace what {adapter.kind} fitted as fast as it is read: run again")
     shutil.rmtree(place, ignore_errors=True)
-    building = place.with_name(f".{place.name}.copy")
-    shutil.rmtree(building, ignore_errors=True)
-    shutil.copytree(stored, building)
     building.rename(place)
     shutil.rmtree(context.folder, ignore_errors=True)
     if part is not None and type(adapter.settings).load is Adapter.load:
         return part  # without a `load` of its own, loading would fit a second time
     return _loaded(adapter, place, context)
+
+
+def _copied(stored: Path, building: Path) -> bool:
+    """Copies a part out of the Store.
+
+    Raises:
+        FileNotFoundError: another process replaced it meanwhile.
+    """
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        shutil.copytree(stored, building)
+    except shutil.Error as error:
+        if is_sealed(stored):
+            raise  # it is all there, so something else is wrong
+        raise FileNotFoundError(str(stored)) from error
+    if not is_sealed(building):
+        raise FileNotFoundError(str(stored))
+    return True
 
 
 def _loaded(adapter: NamedAdapter, place: Path, context: PartContext) -> Part:

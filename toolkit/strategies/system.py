@@ -195,7 +195,7 @@ class System:
                 confidence=said.confidence,
                 samples=tuple(one.text for one in (said, *said.alternatives)) if said.alternatives else (),
                 usage=_generation_usage(prompt, said),
-                answered_by="" if said.bill is None else said.bill.model,
+                answered_by=said.answered_by,
             )
             outputs.append(_with_prompt(output, draft, prompt))
         return outputs

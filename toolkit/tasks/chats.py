@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from toolkit.errors import DataError, nearest
+from toolkit.tasks.images import ADVICE, holds_image
 from toolkit.tasks.messages import Message
 from toolkit.tasks.problems import excerpt
 
@@ -99,6 +100,8 @@ def _message(said: Any) -> Message:
         known = get_args(ChatRole)
         near = nearest(role, known) if isinstance(role, str) else ""
         raise DataError(f"unknown role {excerpt(str(role))}{near}; roles are {', '.join(known)}")
+    if holds_image(content):
+        raise DataError(f"the content holds an image: {ADVICE}")
     if not isinstance(content, str):
         raise DataError(f"the content is no text but {type(content).__name__}; give one string")
     if not content.strip():

@@ -125,6 +125,10 @@ class ChoiceContract:
 
     def __post_init__(self) -> None:
         texts = [_plain(self.written.get(label, label)) for label in self.labels]
+        if not all(texts):
+            raise DataError(
+                "a label is written as nothing, which no model can be asked for: name it under `labels.write`"
+            )
         if len(set(texts)) != len(texts):
             twice = sorted({text for text in texts if texts.count(text) > 1})
             raise DataError(f"two labels are written alike: {', '.join(twice)}")

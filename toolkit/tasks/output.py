@@ -73,8 +73,8 @@ class Output:
         prompt_token_ids: the exact ids sent; None for a hosted model.
         prompt_digest: of what was sent.
         error: what went wrong, for status error.
-        answered_by: which of a hosted model's names answered: another than the first after a fallback. Empty where
-            only one model can.
+        answered_by: which of a hosted model's names answered: another than the first after a fallback, several where
+            samples differ in it. Empty where only one model can.
     """
 
     example_id: str

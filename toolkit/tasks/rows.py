@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from toolkit.tasks.contract import is_text
 from toolkit.tasks.example import Example, Span
+from toolkit.tasks.images import ADVICE, holds_image
 from toolkit.tasks.problems import described
 from toolkit.tasks.tables import Row
 
@@ -51,6 +61,14 @@ class ExampleRow(BaseModel):
     spans: tuple[SpanRow, ...] = ()
     slices: tuple[Filled, ...] = ()
     rejected: tuple[JsonValue, ...] = ()
+
+    @field_validator("inputs")
+    @classmethod
+    def _no_image(cls, inputs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name, value in inputs.items():
+            if holds_image(value):
+                raise ValueError(f"'{name}' is an image: {ADVICE}")
+        return inputs
 
     @model_validator(mode="after")
     def _one_of_target_and_targets(self) -> ExampleRow:

@@ -223,6 +223,12 @@ def test_a_redirection_is_not_followed(
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("host", ["-тест.example", "xn--a.example"])
+def test_a_host_that_is_no_name_is_a_clear_error(make_model: Make, prompts: list[Prompt], host: str) -> None:
+    with pytest.raises(ModelError, match=r"the URL cannot be used.*mend `url`"):
+        texts(make_model(url=f"http://{host}/v1"), prompts[:1])
+
+
 def test_a_server_that_is_not_there_is_a_clear_error(
     server: FaultyServer, make_model: Make, prompts: list[Prompt]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from toolkit.errors import ModelError
 from toolkit.inference import RemoteModel, Sampling, Weights
 from toolkit.models import resolve
 from toolkit.rendering import Prompt
-from toolkit.store import Store
+from toolkit.store import Store, _seal
 from toolkit.testing import check_model
 
 Make = Callable[..., RemoteModel]
@@ -154,6 +155,21 @@ def test_answers_from_the_journal_tell_what_they_took(
     later = make_model(concurrency=1)
     later.generate(prompts[:3], Sampling(7))
     assert later.replayed_seconds == sum(taken)
+
+
+@pytest.mark.parametrize("spoil", [lambda kept: {"of": "another version"}, lambda kept: {**kept, "new": 1}, None])
+def test_answers_that_cannot_be_read_are_asked_for_again_and_replaced(
+    server: FaultyServer, make_model: Make, prompts: list[Prompt], tmp_path: Path, spoil: Any
+) -> None:
+    first = make_model().generate(prompts[:1], Sampling(7))
+    (path,) = tmp_path.glob("store/*/*/answer.json")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text("half a rec" if spoil is None else json.dumps(spoil(kept)), encoding="utf-8")
+    if spoil is not None:
+        _seal(path.parent)  # whole, but of another shape
+    assert make_model().generate(prompts[:1], Sampling(7)) == first
+    assert make_model().generate(prompts[:1], Sampling(7)) == first
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"logprobs": True}])

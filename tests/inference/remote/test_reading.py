@@ -38,6 +38,12 @@ def test_answers_of_many_shapes_are_read(choice: dict[str, Any], text: str, term
     assert (reply.text, reply.termination, reply.prompt_tokens) == (text, termination, None)
 
 
+def test_no_text_and_no_reason_for_an_end_is_no_answer() -> None:
+    for choice in ({"message": {"content": ""}, "finish_reason": None}, {"message": {"content": None}}, {"text": ""}):
+        with pytest.raises(Passing, match="without text or a reason"):
+            read_reply(json.dumps({"choices": [choice]}).encode())
+
+
 def test_a_stream_without_its_last_mark_is_whole_where_it_says_why_it_ended() -> None:
     piece = 'data: {"choices": [{"delta": {"content": "four"}, "finish_reason": %s}]}\r\n\r\n'
     assert read_reply((piece % '"length"').encode()).termination == "length"

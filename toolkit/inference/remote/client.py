@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.inference.remote.faults import Fault, GivenUp, Hopeless, Passing, Refused, Unknown
+from toolkit.inference.remote.faults import Busy, Fault, GivenUp, Hopeless, Passing, Refused, Unknown
 from toolkit.inference.remote.journal import Kept
-from toolkit.inference.remote.rate import Clock, RateLimit
+from toolkit.inference.remote.rate import Clock, Gate, RateLimit
 from toolkit.inference.remote.request import Request
 from toolkit.inference.remote.response import excerpt, read_reply
 from toolkit.inference.remote.retry import LONGEST_ASKED_SECONDS, asked_seconds, backoff_seconds
@@ -19,6 +19,9 @@ from toolkit.models.endpoint import EndpointSource
 LONG_WAIT_SECONDS = 10.0
 """From here on a wait is told: silence would be taken for a stop."""
 
+BROKEN_SECONDS = 60.0
+"""A model that failed for good is asked once a request for so long: the next model need not be waited for."""
+
 
 class NoAnswer(Exception):
     """A request failed for good. `faults` are the last ones of each model asked, in order."""
@@ -27,6 +30,25 @@ class NoAnswer(Exception):
         super().__init__("; ".join(f"'{model}': {fault.reason}" for model, fault in faults))
         self.faults = faults
         self.requests = requests
+
+
+@dataclass
+class _Known:
+    """What is known of a model. Threads may count an answer twice or not at all: only whether it moved matters."""
+
+    answered: int = 0
+    missing: Unknown | None = None
+    broken_until: float = 0.0
+
+
+@dataclass
+class _Asking:
+    """A request on its way, and how often it was sent."""
+
+    wire: Wire
+    request: Request
+    stop: threading.Event
+    sent: int = 0
 
 
 @dataclass
@@ -45,7 +67,8 @@ class Client:
 
     def __post_init__(self) -> None:
         self._limit = RateLimit(self.endpoint.requests_per_minute, self.clock)
-        self._unknown: dict[str, Unknown] = {}
+        self._gate = Gate(self.endpoint.concurrency)
+        self._known = {model: _Known() for model in self.endpoint.models}
         self._told = threading.Lock()
 
     def ask(self, wire: Wire, request: Request, stop: threading.Event) -> Kept:
@@ -59,40 +82,65 @@ class Client:
             GivenUp: `stop` was set.
         """
         faults: list[tuple[str, Fault]] = []
-        sent = 0
+        asking = _Asking(wire, request, stop)
         for model in self.endpoint.models:
-            if model in self._unknown:
-                faults.append((model, self._unknown[model]))
-                continue
-            for repeated in range(self.endpoint.retries + 1):
-                self._limit.take(stop)
-                if stop.is_set():
-                    raise GivenUp
-                sent += 1
-                try:
-                    return self._attempt(wire, request, model, sent)
-                except Hopeless as fault:
-                    raise NoAnswer([*faults, (model, fault)], sent) from None
-                except Refused as fault:
-                    if isinstance(fault, Unknown):
-                        self._unknown[model] = fault
-                    faults.append((model, fault))
-                    break
-                except Passing as fault:
-                    if repeated == self.endpoint.retries or _asks_too_long(fault):
-                        faults.append((model, fault))
-                        break
-                    self._wait(repeated, fault, stop)
-        raise NoAnswer(faults, sent)
+            missing = self._known[model].missing
+            try:
+                if missing is None:
+                    return self._ask(asking, model)
+                faults.append((model, missing))
+            except (Refused, Passing) as fault:
+                faults.append((model, fault))
+            except Hopeless as fault:
+                raise NoAnswer([*faults, (model, fault)], asking.sent) from None
+        raise NoAnswer(faults, asking.sent)
 
-    def _attempt(self, wire: Wire, request: Request, model: str, sent: int) -> Kept:
-        started = self.clock.steady()
-        raw = wire.post(request.body(self.endpoint, model))
+    def _ask(self, asking: _Asking, model: str) -> Kept:
+        """One model's answer.
+
+        A request that is turned away while others are answered only stands in a queue: its repetitions count anew.
+
+        Raises:
+            Passing: it did not pass, however often it was asked.
+            Refused, Hopeless, GivenUp: as they came.
+        """
+        known = self._known[model]
+        repeated, answered = 0, known.answered
+        while True:
+            try:
+                kept = self._attempt(asking, model)
+            except Unknown as fault:
+                known.missing = fault
+                raise
+            except Passing as fault:
+                if isinstance(fault, Busy):
+                    self._gate.turned_away()
+                    repeated, answered = (repeated if answered == known.answered else 0), known.answered
+                broken = self.clock.steady() < known.broken_until
+                if repeated == (0 if broken else self.endpoint.retries) or _asks_too_long(fault):
+                    known.broken_until = self.clock.steady() + BROKEN_SECONDS
+                    raise
+                self._wait(repeated, fault, asking.stop)
+                repeated += 1
+            else:
+                self._gate.answered()
+                known.answered, known.broken_until = known.answered + 1, 0.0
+                return kept
+
+    def _attempt(self, asking: _Asking, model: str) -> Kept:
+        wire = asking.wire
+        with self._gate.through(asking.stop):
+            self._limit.take(asking.stop)
+            if asking.stop.is_set():
+                raise GivenUp
+            asking.sent += 1
+            started = self.clock.steady()
+            raw = wire.post(asking.request.body(self.endpoint, model))
         try:
             reply = read_reply(raw)
         except Passing as fault:
             raise Passing(f"{fault.reason}{excerpt(wire.redacted(fault.said))}", fault.advice) from None
-        return Kept(reply, model, sent, self.clock.steady() - started, self.clock.wall())
+        return Kept(reply, model, asking.sent, self.clock.steady() - started, self.clock.wall())
 
     def _wait(self, repeated: int, fault: Passing, stop: threading.Event) -> None:
         """Waits before the request is repeated."""

@@ -25,6 +25,10 @@ class Passing(Fault):
     """Asking again may help: a full, slow or broken server, or half an answer."""
 
 
+class Busy(Passing):
+    """The server turns requests away, this one as it would any other: it is full, or was asked too often."""
+
+
 class Refused(Fault):
     """This model will not answer this request, however often it is asked; another model may."""
 

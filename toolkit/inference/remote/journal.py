@@ -73,12 +73,15 @@ class Journal:
         self._store.put(key, build)
 
     def _read(self, key: str) -> Kept | None:
-        """None also where another process replaces the entry just now."""
+        """None also where another process replaces the entry just now, or another version wrote it."""
         folder = self._store.get(key)
         if folder is None:
             return None
         try:
             record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            return Kept(**{**record, "reply": Reply(**record["reply"])})
         except OSError:
             return None
-        return Kept(**{**record, "reply": Reply(**record["reply"])})
+        except (ValueError, KeyError, TypeError):
+            self._expired.add(key)
+            return None

@@ -1,11 +1,17 @@
-"""Clock and RateLimit: when the next request may be sent."""
+"""Clock, RateLimit and Gate: when the next request may be sent, and beside how many others."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from toolkit.inference.remote.faults import GivenUp
+
+STOP_SECONDS = 0.1
+"""How often somebody who waits for others looks whether all is over."""
 
 
 def _wait(seconds: float, stop: threading.Event) -> None:
@@ -55,3 +61,44 @@ class RateLimit:
         """No further request for so many seconds, whichever thread would send it."""
         with self._lock:
             self._next = max(self._next, self._clock.steady() + seconds)
+
+
+class Gate:
+    """How many requests may be under way: half as many once one is turned away, one more for each round answered.
+
+    As TCP shares a line (additive increase, multiplicative decrease: Chiu and Jain 1989): how many a server takes,
+    nobody says.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._allowed, self._inside = most, float(most), 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def through(self, stop: threading.Event) -> Iterator[None]:
+        """Around one request.
+
+        Raises:
+            GivenUp: `stop` was set.
+        """
+        with self._changed:
+            while self._inside >= int(self._allowed) and not stop.is_set():
+                self._changed.wait(STOP_SECONDS)
+            if stop.is_set():
+                raise GivenUp
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify()
+
+    def answered(self) -> None:
+        with self._changed:
+            self._allowed = min(float(self._most), self._allowed + 1 / self._allowed)
+            self._changed.notify()
+
+    def turned_away(self) -> None:
+        with self._changed:
+            self._allowed = max(1.0, self._allowed / 2)

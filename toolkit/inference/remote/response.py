@@ -49,9 +49,10 @@ def read_reply(raw: bytes) -> Reply:
         raise Passing("an answer without choices")
     if not isinstance(choice.get("message"), dict) and not isinstance(choice.get("text"), str):
         raise Passing("an answer without a message")
-    return Reply(
-        _whole(_text(choice)), _termination(choice.get("finish_reason")), _confidence(_logprobs(choice)), *_usage(found)
-    )
+    said, finish = _whole(_text(choice)), choice.get("finish_reason")
+    if finish is None and not said:  # as some routers answer while a model is still being loaded
+        raise Passing("an answer without text or a reason for its end")
+    return Reply(said, _termination(finish), _confidence(_logprobs(choice)), *_usage(found))
 
 
 def _from_events(events: Sequence[Mapping[str, Any]], done: bool) -> Reply:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
-from toolkit.inference.remote.faults import Forbidden, Hopeless, Passing, Refused, Unknown
+from toolkit.inference.remote.faults import Busy, Forbidden, Hopeless, Passing, Refused, Unknown
 from toolkit.inference.remote.rate import Clock
 from toolkit.inference.remote.request import PATHS
 from toolkit.inference.remote.response import excerpt
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MAY_PASS = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
+
+TURNED_AWAY = (429, 503)
+"""Statuses of a server that has not looked at the request."""
 
 
 def read_key(endpoint: EndpointSource) -> str | None:
@@ -72,6 +75,8 @@ class Wire:
             raise Passing(
                 f"no connection ({self.redacted(str(error))})", "is the server running, and `url` right?"
             ) from None
+        except (httpx.InvalidURL, UnicodeError) as error:  # a host that is no name in any alphabet
+            raise Hopeless(f"the URL cannot be used ({self.redacted(str(error))})", "mend `url`") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise Passing(f"the connection broke ({self.redacted(str(error))})") from None
         if not response.is_success:
@@ -113,7 +118,7 @@ class Wire:
             wait = retry_after_seconds(response.headers.get("Retry-After"), self._clock.wall())
             said += "" if wait is None else f", which asks to be left alone for {wait:.0f} s"
             advice = "lower `concurrency`, or set `requests_per_minute`" if status == 429 else ""
-            raise Passing(said, advice, wait)
+            raise (Busy if status in TURNED_AWAY else Passing)(said, advice, wait)
         if status == 404:
             raise Unknown(said, "check `model` and `url`")
         raise Refused(said, "check `model`, and whether the prompt is too long")
