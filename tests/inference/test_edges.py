@@ -92,6 +92,7 @@ def test_one_row_that_begins_otherwise_costs_the_others_nothing(tiny_model: Loca
 def test_two_templates_in_a_chunk_have_a_prefix_each() -> None:
     rows = [(*[kind] * 800, *[9] * place) for kind in (1, 2) for place in range(1, 9)]
     assert [(size, len(group)) for size, group in by_prefix(rows)] == [(800, 8), (800, 8)]
+    assert by_prefix(rows, more=20_000) == [(0, list(range(16)))]
     short = [(*[kind] * 40, *[9] * place) for kind in (1, 2) for place in range(1, 4)]
     assert by_prefix(short) == [(0, list(range(6)))], "too little is spared to compute them apart"
 

@@ -10,7 +10,7 @@ PREFIX_STEP = 16
 make another prefix, and the one of the last chunk serves again. A shorter one is not worth a pass of its own."""
 
 GROUP_TOKENS = 512
-"""A group of its own must spare so many: its rows are computed by themselves, so passes are smaller."""
+"""A group of its own must spare so many at least: its rows are computed by themselves, so passes are smaller."""
 
 
 def by_budget(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
@@ -41,28 +41,33 @@ def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     return max(0, limit)
 
 
-def by_prefix(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
+def by_prefix(rows: Sequence[tuple[int, ...]], more: int = 0) -> list[tuple[int, list[int]]]:
     """Rows in groups, as (tokens that all of a group begin with, row numbers), the one that spares most first.
 
     The groups for which fewest tokens are computed in all, counting each group as some more. Rows of no group come
     last, with 0. They depend on the rows alone, so the same rows always share the same.
+
+    Args:
+        more: tokens that a group must spare beyond `GROUP_TOKENS`.
     """
-    _, found = _grouped(rows, list(range(len(rows))))
+    _, found = _grouped(rows, list(range(len(rows))), GROUP_TOKENS + more)
     alone = [row for size, group in found if not size for row in group]
     groups = [(size, group) for size, group in found if size]
     groups.sort(key=lambda one: (-one[0] * (len(one[1]) - 1), one[1][0]))
     return [*groups, (0, sorted(alone))] if alone else groups
 
 
-def _grouped(rows: Sequence[tuple[int, ...]], places: list[int]) -> tuple[int, list[tuple[int, list[int]]]]:
+def _grouped(
+    rows: Sequence[tuple[int, ...]], places: list[int], of_a_group: int
+) -> tuple[int, list[tuple[int, list[int]]]]:
     """What these rows cost, and in which groups: all of them in one, or what begins alike behind that by itself."""
     size = common_prefix([rows[place] for place in places]) // PREFIX_STEP * PREFIX_STEP if len(places) > 1 else 0
-    cost = GROUP_TOKENS + size + sum(len(rows[place]) - size for place in places)
+    cost = of_a_group + size + sum(len(rows[place]) - size for place in places)
     branches: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place in places:
         branches[rows[place][size : size + PREFIX_STEP]].append(place)
     if len(branches) > 1:
-        parts = [_grouped(rows, branch) for branch in branches.values()]
+        parts = [_grouped(rows, branch, of_a_group) for branch in branches.values()]
         if sum(part for part, _ in parts) < cost:
             return sum(part for part, _ in parts), [group for _, groups in parts for group in groups]
     return cost, [(size, places)]

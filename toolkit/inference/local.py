@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 KEPT_PASSES, KEPT_PASSES_GPU = 4, 8
 """Keys and values of so many passes' tokens are kept while decoding: a GPU gains more from many rows at once."""
 
+STEP_TOKENS, STEP_TOKENS_GPU = 32, 512
+"""Tokens of a prompt that take as long as a pass for one new token of a few rows, which reads all weights."""
+
 SMALLEST_PASS = 256
 
 Found = TypeVar("Found")
@@ -211,8 +214,9 @@ class LocalModel:
             for row, samples in answers.items():
                 self._plain.answers([row] * len(samples), samples, picker)
             return
-        passes, rows = KEPT_PASSES_GPU if self._packed.device.type == "cuda" else KEPT_PASSES, list(answers)
-        for prefix, places in self._shared(rows):
+        on_gpu, rows = self._packed.device.type == "cuda", list(answers)
+        passes, step = (KEPT_PASSES_GPU, STEP_TOKENS_GPU) if on_gpu else (KEPT_PASSES, STEP_TOKENS)
+        for prefix, places in self._shared(rows, step * picker.sampling.max_new_tokens):
             requests = [Request(rows[place][len(prefix) :], answers[rows[place]]) for place in places]
             decode(self._packed, requests, prefix, picker, passes * self._packed.pass_tokens)
 
@@ -234,11 +238,15 @@ class LocalModel:
         first, *others = said
         return Generation(first.text, first.token_ids, first.termination, first.confidence, tuple(others))
 
-    def _shared(self, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[Prefix, list[int]]]:
-        """Rows by what they begin with, prefilled; the first prefix is kept, for the next chunk mostly has it too."""
+    def _shared(self, rows: Sequence[tuple[int, ...]], more: int = 0) -> Iterator[tuple[Prefix, list[int]]]:
+        """Rows by what they begin with, prefilled; the first prefix is kept, for the next chunk mostly has it too.
+
+        Args:
+            more: what a group costs beside its tokens, in tokens.
+        """
         from toolkit.inference.batches import by_prefix
 
-        for number, (size, places) in enumerate(by_prefix(rows)):
+        for number, (size, places) in enumerate(by_prefix(rows, more)):
             shared = rows[places[0]][:size]
             if number or not size:
                 yield self._packed.prefill(shared), places
