@@ -75,7 +75,7 @@ class Store:
             raise RunError(f"the store at {self.root} cannot be written: {error}") from error
         try:
             build(work)
-            _seal(work)
+            seal(work)
             work.chmod(0o755)  # mkdtemp makes folders that nobody else may read
             if folder.exists() and not (self.read and is_sealed(folder)):
                 _clear(folder)
@@ -205,7 +205,8 @@ def file_digest(path: Path) -> str:
     return state.hexdigest()
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
+    """Lists what a folder holds, by which `is_sealed` knows it whole."""
     (folder / SEAL).write_text(json.dumps(_listing(folder)), encoding="utf-8")
 
 

@@ -42,6 +42,16 @@ def test_any_identifying_file_changes_the_digest(tmp_path: Path) -> None:
     assert len(seen) == 6
 
 
+def test_weights_that_only_the_index_names_count(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "deep/part.safetensors"}}')
+    (folder / "deep").mkdir()
+    (folder / "deep" / "part.safetensors").write_text("one")
+    first = weights_digest(folder)
+    (folder / "deep" / "part.safetensors").write_text("another")
+    assert weights_digest(folder) != first
+
+
 def test_a_second_digest_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "a")
     first = weights_digest(folder)

@@ -352,3 +352,18 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
         (folder / "whole").touch()
         assert not (tmp_path / "a" / "out").exists()
     assert [path.name for path in (tmp_path / "a" / "out").iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("mounted", [False, True], ids=["empty", "mounted"])
+def test_an_export_takes_an_empty_folders_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("device or resource busy")
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patched:
+        if mounted:
+            patched.setattr("toolkit.runs.export.os.replace", refuse)
+        with appearing(tmp_path / "out") as folder:
+            (folder / "whole").touch()
+            assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]

@@ -16,7 +16,7 @@ from toolkit.inference.model import Weights
 from toolkit.meter import Meter
 from toolkit.models import adapter_digest
 from toolkit.models.adapter_files import CONFIG
-from toolkit.store import Store
+from toolkit.store import Store, is_sealed
 from toolkit.strategies.trained import TrainedAdapter
 from toolkit.tasks.task import Task
 
@@ -89,6 +89,18 @@ def test_it_answers_like_the_adapter_whatever_the_seed(
     scores = [output.choice_scores for output in system.answer(choice_task.test)]
     assert scores == view.score(prompts, ids)
     assert scores != tiny_model.score(prompts, ids)
+
+
+def test_a_part_that_others_take_out_of_the_store_is_kept_all_the_same(
+    choice_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any, mine: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    store = Store(tmp_path / "store")
+    bench = make_bench(choice_task, tiny_model, store=store)
+    monkeypatch.setattr(store, "taking", lambda key, take: None)
+    system = fit_on(bench, TrainedAdapter(path=str(mine)), folder="a").system
+    assert is_sealed(tmp_path / "a" / "1-trained")
+    assert system.answer(choice_task.test)
 
 
 def test_its_key_is_of_its_content_and_not_of_its_place(

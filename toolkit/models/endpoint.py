@@ -52,8 +52,8 @@ class EndpointSource(BaseModel):
         api: `chat` sends messages; `completions` sends one plain text, for base models.
         key_env: the environment variable that holds the key.
         fallback: further models of the same server, asked in order where one gives no answer.
-        concurrency: requests under way at once, at most. A chunk of answers is asked for at a time (a recipe's
-            `chunk_examples`, 32), so that more of it has no effect.
+        concurrency: requests under way at once, at most. A chunk of answers is asked for at a time, so more of it than
+            a recipe's `chunk_examples` (32) times `samples` has no effect.
         connect_seconds, timeout_seconds: the longest wait for a connection, and for one whole answer.
         retries: how often one request is repeated after a fault that may pass.
         requests_per_minute: repeated ones count; no limit where absent.

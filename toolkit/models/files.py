@@ -45,17 +45,20 @@ def check_inside(folder: Path) -> None:
     Raises:
         ModelError: one lies outside the folder.
     """
-    for name in _named(folder):
+    for name in (*indexed(folder), *_modules(folder)):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
             raise ModelError(f"the model folder {folder} names '{name}', which lies outside it; nothing of it is used")
 
 
-def _named(folder: Path) -> Iterator[str]:
-    """What cannot be read is told by whoever loads it."""
+def indexed(folder: Path) -> Iterator[str]:
+    """Names of the files in which weights lie, by the folder's lists; one that cannot be read is told on loading."""
     for index in sorted(folder.glob("*.index.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             yield from sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+
+
+def _modules(folder: Path) -> Iterator[str]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         for module in json.loads((folder / "modules.json").read_text("utf-8")):
             yield str(module["path"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import ModelError
-from toolkit.models.files import check_inside
+from toolkit.models.files import check_inside, indexed
 from toolkit.models.four_bit import shared_parameter, state_tensors
 from toolkit.resources import cache_folder
 from toolkit.store import file_digest
@@ -115,6 +115,9 @@ def _identifying_files(folder: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not a sentence encoder
     found = {path for place in places for pattern in _PATTERNS for path in place.glob(pattern) if path.is_file()}
+    for place in places:
+        check_inside(place)
+        found |= {path for name in indexed(place) if (path := place / name).is_file()}
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 

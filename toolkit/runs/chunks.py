@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import RunError
+from toolkit.inference import RemoteModel
 from toolkit.json_lines import dumps
 from toolkit.meter import Meter
 from toolkit.runs.hosted import replayed_wall_seconds
@@ -49,7 +50,7 @@ def answer_in_chunks(
     chunks = [tuple(examples[start : start + size]) for start in range(0, len(examples), size)]
     keys = [chunk_key(system, chunk) for chunk in chunks]
     outputs = _finished(path, chunks, keys)
-    if store is None and len(outputs) < len(examples):
+    if isinstance(system.model, RemoteModel) and len(outputs) < len(examples):
         path.unlink(missing_ok=True)  # some may be too old to stand beside new ones: the model's journal knows which
         outputs = []
     done = -(-len(outputs) // size)

@@ -96,9 +96,12 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True)
         yield work
-        if folder.exists():
-            folder.rmdir()  # empty: not everywhere may a folder take an empty one's place
-        work.rename(folder)
+        try:
+            os.replace(work, folder)
+        except OSError:  # not everywhere may it take an empty folder's place, and never a mounted one's
+            folder.mkdir(exist_ok=True)
+            for path in work.iterdir():
+                path.rename(folder / path.name)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error}") from error
     finally:

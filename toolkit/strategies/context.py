@@ -86,11 +86,8 @@ class PartContext:
             (folder / "built.json").write_text(json.dumps(cost), encoding="utf-8")
 
         key = key_of({**content, "made_by": dict(self._bench.versions)})
-        known = self._bench.store.get(key)
-        folder = known if known is not None else self._bench.store.put(key, timed)
-        if known is not None:
-            self.earlier_seconds += float(json.loads((folder / "built.json").read_text(encoding="utf-8"))["seconds"])
-        return folder
+        self.earlier_seconds += self._bench.store.taking(key, _seconds) or 0.0
+        return self._bench.store.folder(key, timed)
 
     def add_earlier(self, seconds: float) -> None:
         self.earlier_seconds += seconds
@@ -132,3 +129,8 @@ class PartContext:
                 f"the adapter '{self._adapter.kind}' asks for strategy '{name}' without naming it in `uses`"
             )
         return self._system(name)
+
+
+def _seconds(folder: Path) -> float:
+    """What a stored entry took when it was built."""
+    return float(json.loads((folder / "built.json").read_text(encoding="utf-8"))["seconds"])

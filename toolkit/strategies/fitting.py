@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.store import is_sealed, key_of
+from toolkit.store import is_sealed, key_of, seal
 from toolkit.strategies.adapter import Adapter, Answerer, Part
 from toolkit.strategies.bench import Bench
 from toolkit.strategies.context import PartContext
@@ -99,9 +99,15 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
         started = time.perf_counter()
         part = made = adapter.settings.fit(context)
         seconds = time.perf_counter() - started + context.earlier_seconds
-        bench.store.put(key, lambda target: _save(made, adapter, key, context.trials, seconds, target))
-        if not bench.store.taking(key, lambda stored: _copied(stored, building)):
-            raise RunError(f"other processes replace what {adapter.kind} fitted as fast as it is read: run again")
+
+        def save(target: Path) -> None:
+            _save(made, adapter, key, context.trials, seconds, target)
+
+        bench.store.put(key, save)
+        if not bench.store.taking(key, lambda stored: _copied(stored, building)):  # others are just replacing it
+            building.mkdir(parents=True, exist_ok=True)
+            save(building)
+            seal(building)
     shutil.rmtree(place, ignore_errors=True)
     building.rename(place)
     shutil.rmtree(context.folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from toolkit.errors import ModelError
 from toolkit.inference import RemoteModel, Sampling, Weights
 from toolkit.models import resolve
 from toolkit.rendering import Prompt
-from toolkit.store import Store, _seal
+from toolkit.store import Store, seal
 from toolkit.testing import check_model
 
 Make = Callable[..., RemoteModel]
@@ -166,7 +166,7 @@ def test_answers_that_cannot_be_read_are_asked_for_again_and_replaced(
     kept = json.loads(path.read_text(encoding="utf-8"))
     path.write_text("half a rec" if spoil is None else json.dumps(spoil(kept)), encoding="utf-8")
     if spoil is not None:
-        _seal(path.parent)  # whole, but of another shape
+        seal(path.parent)  # whole, but of another shape
     assert make_model().generate(prompts[:1], Sampling(7)) == first
     assert make_model().generate(prompts[:1], Sampling(7)) == first
     assert len(server.requests) == 2
