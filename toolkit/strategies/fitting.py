@@ -105,7 +105,8 @@ def _part(adapter: NamedAdapter, key: str, place: Path, context: PartContext, be
 
         bench.store.put(key, save)
         if not bench.store.taking(key, lambda stored: _copied(stored, building)):  # others are just replacing it
-            building.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
             save(building)
             seal(building)
     shutil.rmtree(place, ignore_errors=True)

@@ -164,6 +164,22 @@ def test_a_model_that_failed_for_good_is_asked_once_for_a_while() -> None:
         assert asked == ["small"] * expected + ["other"]
 
 
+def test_a_request_under_way_when_its_model_is_found_broken_ends_too() -> None:
+    asking, asked = client(retries=5), list[str]()
+
+    class Broken(Server):
+        def post(self, body: dict[str, Any]) -> bytes:
+            asked.append(body["model"])
+            assert len(asked) < 20, "asked for ever"
+            if len(asked) == 3:  # another request has just failed for good
+                asking._known["small"].broken_until = steady() + 1e9
+            raise Passing("status 500")
+
+    with pytest.raises(NoAnswer, match="status 500"):
+        asking.ask(Broken(), REQUEST, threading.Event())
+    assert len(asked) == 3
+
+
 def test_a_gate_narrows_and_widens() -> None:
     gate, stop = Gate(4), threading.Event()
 

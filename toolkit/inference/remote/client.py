@@ -117,7 +117,7 @@ class Client:
                     self._gate.turned_away()
                     repeated, answered = (repeated if answered == known.answered else 0), known.answered
                 broken = self.clock.steady() < known.broken_until
-                if repeated == (0 if broken else self.endpoint.retries) or _asks_too_long(fault):
+                if repeated >= (0 if broken else self.endpoint.retries) or _asks_too_long(fault):
                     known.broken_until = self.clock.steady() + BROKEN_SECONDS
                     raise
                 self._wait(repeated, fault, asking.stop)
