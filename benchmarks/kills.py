@@ -2,8 +2,9 @@
 
 usage: python benchmarks/kills.py [--steps 500] [--kills 5] [--keep FOLDER]
 
-`toolkit run recipes/tickets.yaml` with the one strategy `lora`, twice, each with a Store of its own. One of them is
-sent SIGKILL where its log shows the next of as many steps, drawn at random, and started again. Writes `kills.json`.
+`toolkit run recipes/tickets.yaml` with the one strategy `lora`, twice at the same time, each with a Store and half of
+the processor's threads of its own. One of them is sent SIGKILL where its log shows the next of as many steps, drawn at
+random, and started again. Writes `kills.json`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,26 @@ def command(folder: Path, steps: int) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With the user's models, but a Store of its own."""
+    """With the user's models, but a Store and threads of its own."""
     cache = folder / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     models = Path(os.environ.get("TOOLKIT_CACHE", Path.home() / ".cache" / "adaptation-toolkit")) / "models"
     if models.is_dir() and not (cache / "models").exists():
         (cache / "models").symlink_to(models)
-    return {**os.environ, "TOOLKIT_CACHE": str(cache)}
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    return {**os.environ, "TOOLKIT_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)}
+
+
+def started(folder: Path, steps: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(folder, steps), env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a run's end; one that failed ends all."""
+    if process.wait():
+        raise SystemExit(f"{' '.join(map(str, process.args))} ended with {process.returncode}")
 
 
 def steps_done(folder: Path) -> int:
@@ -54,9 +68,7 @@ def steps_done(folder: Path) -> int:
 
 def killed_at(folder: Path, steps: int, at: int) -> int:
     """Starts or goes on until at least so many steps are done; how many were when it was killed."""
-    process = subprocess.Popen(
-        command(folder, steps), env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = started(folder, steps)
     while process.poll() is None and steps_done(folder) < at:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -83,14 +95,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.keep or Path(temporary)
         whole, killed = root / "whole", root / "killed"
-        subprocess.run(command(whole, asked.steps), env=environment(whole), check=True, stderr=subprocess.DEVNULL)
-        say(f"{steps_done(whole)} steps without a kill")
+        beside = started(whole, asked.steps)
         at = sorted(random.Random(0).sample(range(1, asked.steps), asked.kills))
-        places = [killed_at(killed, asked.steps, step) for step in at]
-        subprocess.run(command(killed, asked.steps), env=environment(killed), check=True, stderr=subprocess.DEVNULL)
+        try:
+            places = [killed_at(killed, asked.steps, step) for step in at]
+            say(f"killed at steps {', '.join(map(str, places))}")
+            for process in (started(killed, asked.steps), beside):
+                ended(process)
+        finally:
+            beside.kill()
         found = {"whole": digests(whole), "killed": digests(killed)}
     same = found["whole"] == found["killed"]
-    say(f"killed at steps {', '.join(map(str, places))}: {'the same bytes' if same else 'OTHER BYTES'}")
+    say("the same bytes" if same else "OTHER BYTES")
     told = {"claim": "kills", "steps": asked.steps, "killed_at_steps": places, "same_bytes": same, "sha256": found}
     whole_story = {**told, "hardware": {"cpu": describe()["cpu"]}, **stamp()}
     if asked.steps >= 500:

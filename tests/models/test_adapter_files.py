@@ -16,7 +16,16 @@ from safetensors.torch import load_file, save_file
 from toolkit.errors import ModelError
 from toolkit.models import adapter_digest, load_adapter, merged
 from toolkit.models.adapted import MisfitError
-from toolkit.models.adapter_files import CONFIG, TENSORS, adapter_faults, copy_adapter, declared_base, plain_name
+from toolkit.models.adapter_files import (
+    CONFIG,
+    TENSORS,
+    adapter_faults,
+    copy_adapter,
+    declared_base,
+    plain_name,
+    read_settings,
+    write_settings,
+)
 from toolkit.models.weights import shared_copy, tensors_digest
 
 from .conftest import build_llama
@@ -300,3 +309,16 @@ def test_an_adapter_that_lacks_tensors_is_told_so(tmp_path: Path) -> None:
     save_file({name: one for name, one in tensors.items() if "layers.1.mlp" not in name}, tmp_path / TENSORS)
     with pytest.raises(MisfitError, match=r"lacks 6 of 28 tensors, the first is .*layers\.1\.mlp"):
         load_adapter(build_llama(), tmp_path)
+
+
+def test_the_order_of_a_pattern_is_kept_and_counts(tmp_path: Path) -> None:
+    """PEFT takes the first key of a pattern that a layer goes by."""
+    digests = set()
+    for name, pattern in (("a", {"q_proj": 2, ".*proj": 4}), ("b", {".*proj": 4, "q_proj": 2})):
+        (tmp_path / name).mkdir()
+        write_settings({"rank_pattern": pattern, "r": 4, "peft_type": "LORA"}, tmp_path / name)
+        (tmp_path / name / TENSORS).write_bytes(b"")
+        assert list(read_settings(tmp_path / name)["rank_pattern"]) == list(pattern)
+        assert list(read_settings(tmp_path / name)) == ["peft_type", "r", "rank_pattern"]
+        digests.add(adapter_digest(tmp_path / name))
+    assert len(digests) == 2

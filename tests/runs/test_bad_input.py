@@ -329,7 +329,7 @@ def no_space(*args: Any, **words: Any) -> None:
 FILLED = {
     "a chunk of the Store": ("toolkit.runs.chunks._write", 4, half_then_full),
     "a part copied into the run": ("shutil.copytree", 2, copied_in_part),
-    "a training checkpoint": ("toolkit.tuning.checkpoint.write_atomically", 1, no_space),
+    "a training checkpoint": ("toolkit.tuning.checkpoint.write_tensors", 1, no_space),
     "the adapter": ("toolkit.tuning.adapter.write_atomically", 2, half_then_full),
     "the index": ("toolkit.retrieval.storage._write", 2, half_then_full),
     "the score table": ("pyarrow.parquet.write_table", 1, no_space),

@@ -80,8 +80,8 @@ def test_a_tracker_is_told_of_every_strategy_its_steps_and_in_the_end_its_result
     assert [run.name for run in recorder.runs] == ["zero_shot/seed-none", "lora/seed-0", "lora/seed-1"]
     assert {run.group for run in recorder.runs} == {"recipe"}
     assert {name: [step for step, _ in steps] for name, steps in recorder.logged.items()} == {
-        "lora/seed-0": [1, 1, 2, 3, 4],  # the forecast, then the steps
-        "lora/seed-1": [1, 1, 2, 3, 4],
+        "lora/seed-0": [0, 1, 2, 3, 4],  # the forecast, then the steps
+        "lora/seed-1": [0, 1, 2, 3, 4],
     }
     assert set(recorder.results) == {run.name for run in recorder.runs}
     (contrast,) = comparison["contrasts"]
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_is_finished_without_results(start: Start) -> None:
     with pytest.raises(Killed):
         start(STRATEGIES, trackers=[recorder], listener=killed_at(2))
     assert recorder.results is None
-    assert [step for step, _ in recorder.logged["lora/seed-0"]] == [1, 1, 2]
+    assert [step for step, _ in recorder.logged["lora/seed-0"]] == [0, 1, 2]
 
 
 def test_a_tracker_that_fails_is_noticed_once_and_the_run_ends_as_without_it(

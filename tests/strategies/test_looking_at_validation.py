@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -112,3 +113,33 @@ def test_what_a_training_will_take_is_told_before_its_first_step(
     assert names.index("forecast") < names.index("train")
     assert (fields["steps"], fields["step"], fields["recompute"], fields["short"]) == (2, 1, True, True)
     assert any("GB are free" in one["text"] for name, one in told if name == "notice")
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+def test_a_training_that_ended_is_not_lost_with_a_disk_that_is_full_when_it_is_kept(
+    text_task: Task, tiny_model: LocalModel, make_bench: Any, fit_on: Any, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    from toolkit.strategies import tune
+
+    settings = {**LOOKING, "validate_every": looks, "checkpoint_every": 25}
+    bench, adapter = make_bench(text_task, tiny_model), TuneAdapter.model_validate(settings)
+    told, steps = tune.asdict, list[int]()
+
+    def noted(report: Any) -> Any:
+        if isinstance(report, StepReport):
+            steps.append(report.step)
+        return told(report)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tune, "asdict", noted)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.store, "put", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit_on(bench, adapter, folder="full")
+    taken = len(steps)
+    assert taken > 2
+    fitted = fit_on(bench, adapter, folder="full")
+    assert len(steps) == taken
+    assert fitted.facts[0]["training"]["steps"] == taken

@@ -166,10 +166,12 @@ def _serve(processes: Any, planned: dict[str, Any] | None = None) -> dict[str, A
 
 
 def _trained(module: Any, processes: Any, folder: str, **words: Any) -> dict[str, Any]:
-    from toolkit.tuning import TuneSettings, train
+    from toolkit.tuning import TuneSettings, train, write_sequences
 
     rank = processes.rank if processes else 0
     rows = importlib.import_module("conftest").random_sequences(12, words.get("data", [0] * (rank + 1))[rank])
+    if "on_disk" in words:
+        rows = write_sequences(words["on_disk"], rows)
     planned = words.get("planned", {}) if words.get("planned", {}).get("rank") == rank else {}
 
     def on_step(report: Any) -> None:

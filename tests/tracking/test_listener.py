@@ -75,13 +75,13 @@ def test_a_look_at_validation_is_named_after_its_metric(recorder: Recorder) -> N
     assert recorder.logged == {"lora/seed-none": [(4, {"validation/token_f1": 0.25})]}
 
 
-def test_a_forecast_is_told_at_the_step_that_comes_next(recorder: Recorder) -> None:
+def test_a_forecast_is_told_where_the_training_stands_so_that_a_look_there_goes_not_back(recorder: Recorder) -> None:
     tell = Fed(recorder)
     tell("strategy", strategy="lora", seed=0, label="tune")
     tell("forecast", steps=9, step=4, seconds=50.0, memory_bytes=14, recompute=False, free_bytes=None)
     tell("forecast", steps=9, step=4, seconds=50.0, memory_bytes=None)
     expected = [{"forecast/seconds": 50.0, "forecast/memory_bytes": 14.0}, {"forecast/seconds": 50.0}]
-    assert recorder.logged == {"lora/seed-0": [(4, one) for one in expected]}
+    assert recorder.logged == {"lora/seed-0": [(3, one) for one in expected]}
 
 
 def test_an_adapter_that_tells_of_less_is_recorded_with_less(recorder: Recorder) -> None:

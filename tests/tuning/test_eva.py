@@ -111,10 +111,19 @@ def test_a_fresh_adapter_answers_with_the_bases_bits_and_keeps_every_scale(
     assert not any(part._forward_pre_hooks for part in adapted.modules())
 
 
-def test_patterns_keep_their_scales(llama: Any, rows: Any) -> None:
-    settings = SETTINGS.model_copy(update=PATTERN)
+ANCHORED = {"rank_pattern": {"^model.layers.0.self_attn.q_proj": 6}, "alpha_pattern": {"^.*mlp.up_proj": 64}}
+
+
+@pytest.mark.parametrize("pattern", [PATTERN, ANCHORED], ids=["ends", "anchored"])
+def test_patterns_keep_their_scales(llama: Any, rows: Any, tmp_path: Path, pattern: dict[str, Any]) -> None:
+    """Anchored ones are the form of PEFT's own documentation, and its start from EVA asks them for longer names."""
+    settings = SETTINGS.model_copy(update=pattern)
     old = dict(adapted_layers(new_adapter(llama(), settings.model_copy(update={"method": "lora"}), seed=0)))
     for name, layer in adapted_layers(new_adapter(llama(), settings, seed=0, sequences=rows(30))):
+        assert layer.scaling["default"] == pytest.approx(old[name].scaling["default"])
+    train(llama(), rows(30), settings, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(llama(), str(tmp_path))
+    for name, layer in adapted_layers(loaded):
         assert layer.scaling["default"] == pytest.approx(old[name].scaling["default"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,24 @@ def test_the_seconds_of_a_killed_call_are_those_up_to_its_checkpoint(
         train(llama(), rows(12), SMALL, tmp_path, on_step=late)
     assert train(llama(), rows(12), SMALL, tmp_path).resumed_seconds == 10.0  # a checkpoint every second step
     assert train(llama(), rows(12), SMALL, tmp_path).resumed_seconds == 0.0
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+def test_a_caller_may_keep_the_work_until_what_was_trained_is_safe(
+    llama: Any, rows: Any, tmp_path: Path, looks: int
+) -> None:
+    """Repeated until then, the call takes no step and leaves the same bytes."""
+    settings = SMALL.model_copy(update={"validate_every": looks, "checkpoint_every": 25})
+    first = train(llama(), rows(10), settings, tmp_path / "a", validate=lambda _: 0.5, work=tmp_path / "work")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert set(before) == {"adapter_config.json", "adapter_model.safetensors", "training.json"}
+    shutil.rmtree(tmp_path / "a")
+    steps: list[Any] = []
+    second = train(
+        llama(), rows(10), settings, tmp_path / "a", on_step=steps.append, validate=lambda _: 0.9,
+        work=tmp_path / "work",
+    )  # fmt: skip
+    assert not steps
+    assert second.losses == first.losses
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert (tmp_path / "work" / "checkpoint").is_dir()

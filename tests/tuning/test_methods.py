@@ -192,3 +192,11 @@ def test_only_linear_layers_are_taken_apart(method: str) -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32)).requires_grad_(False)
     with pytest.raises(ModelError, match=r"linear layers only, .*c_attn is a Conv1D"):
         new_adapter(gpt2, changed(method=method), seed=0)
+
+
+def test_patterns_that_disagree_about_a_layer_are_refused(llama: Any) -> None:
+    """PEFT takes the first, and reads them in alphabetical order from the file it wrote."""
+    for field in ("rank_pattern", "alpha_pattern"):
+        with pytest.raises(ModelError, match=rf"{field}: 'self_attn.q_proj' \(4\) and '\.\*_proj' \(2\) .*q_proj"):
+            new_adapter(llama(), changed(**{field: {"self_attn.q_proj": 4, ".*_proj": 2}}), seed=0)
+    new_adapter(llama(), changed(rank_pattern={"self_attn.q_proj": 4, "q_proj": 4}), seed=0)

@@ -72,6 +72,11 @@ def test_a_metric_that_is_no_number_is_an_error(llama: Any, rows: Any, tmp_path:
         train(llama(), rows(10), LOOKING, tmp_path, validate=Scripted({0: 0.1, 2: float("nan")}))
 
 
+def test_a_metric_may_be_a_number_of_torchs(llama: Any, rows: Any, tmp_path: Path) -> None:
+    result = train(llama(), rows(10), LOOKING, tmp_path, validate=lambda state: torch.tensor(0.5))  # type: ignore[arg-type,return-value]
+    assert result.looks == ((0, 0.5), (2, 0.5), (4, 0.5), (6, 0.5))
+
+
 def test_patience_ends_a_training(llama: Any, rows: Any, tmp_path: Path) -> None:
     validate = Scripted({0: 0.3, 2: 0.2, 4: 0.1})
     settings = LOOKING.model_copy(update={"patience": 2})

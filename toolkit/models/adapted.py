@@ -87,7 +87,7 @@ def adapter_digest(folder: Path | str) -> str:
         return whole_digest(folder)
     settings = read_settings(folder)
     settings.pop("base_model_name_or_path", None)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(dict(sorted(settings.items()))).encode())  # a pattern's order counts
     digest.update((folder / TENSORS).read_bytes())
     return digest.hexdigest()
 

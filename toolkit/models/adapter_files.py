@@ -141,8 +141,8 @@ def copy_adapter(folder: Path, target: Path) -> None:
 
 
 def write_settings(settings: Mapping[str, Any], folder: Path) -> None:
-    """Writes an adapter's configuration, keys in order."""
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Writes an adapter's configuration, keys in order; but for a pattern's, the first of which counts for a layer."""
+    (folder / CONFIG).write_text(json.dumps(dict(sorted(settings.items())), indent=2) + "\n", encoding="utf-8")
 
 
 def declared_base(folder: Path) -> str | None:

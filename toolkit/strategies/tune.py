@@ -164,6 +164,7 @@ def _train(context: FitContext, module: Any, learnt: Lessons, settings: TuneSett
         learnt.items,
         settings,
         folder=context.folder / "adapter",
+        work=context.folder / "training",  # which goes with the work folder, once the part is in the Store
         seed=context.seed,
         on_forecast=on_forecast,
         on_step=lambda report: meter.event("train", **asdict(report)),

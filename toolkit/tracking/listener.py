@@ -27,7 +27,8 @@ class TrainingEvents:
         if name == "strategy":
             self._feed.start(self._described(fields["strategy"], fields["seed"]))
         elif name in _VALUES:
-            self._feed.log(*_read(_VALUES[name], fields))
+            step, values = _read(_VALUES[name], fields)
+            self._feed.log(step - (name == "forecast"), values)  # a look where the training stands may still come
 
 
 def _read(values_of: Callable[[Mapping[str, Any]], dict[str, float]], fields: Mapping[str, Any]) -> _Logged:

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +103,32 @@ def save_adapter(
     write_atomically(folder / CONFIG, text.encode() + b"\n")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file is whole or absent, whenever the process is killed."""
+def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """The file is whole or absent, whenever the process is killed; its content may be what writes a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(content)
+        if isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            content(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """`write_atomically` of a safetensors file, which is never whole in memory.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        write_atomically(path, lambda partial: save_file(dict(tensors), partial, dict(metadata)))
+    except SafetensorError as error:  # which is how a full disk is told
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def remove_partials(*files: Path) -> None:

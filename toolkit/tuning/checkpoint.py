@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.models.weights import tensors_digest
-from toolkit.tuning.adapter import write_atomically
+from toolkit.tuning.adapter import write_tensors
 from toolkit.tuning.amounts import Item, content_digest
 from toolkit.tuning.settings import TuneSettings
 
@@ -50,15 +50,11 @@ def write(folder: Path, key: str, weights: Any, optimiser: Any, done: State) -> 
     Args:
         weights: the vector whose parts, one behind the other, are what the optimiser holds.
     """
-    import torch
-    from safetensors.torch import save
-
     states = [optimiser.state[part] for part in _parts(optimiser)]
-    state = {name: torch.cat([one[name].reshape(-1) for one in states]) for name in _MOMENTS}
-    tensors = {name: tensor.detach().cpu() for name, tensor in {"weights": weights, **state}.items()}
+    tensors = {"weights": weights.detach().cpu(), **{name: _joined([one[name] for one in states]) for name in _MOMENTS}}
     place(folder).parent.mkdir(parents=True, exist_ok=True)
-    story = json.dumps({"key": key, **done._asdict()})
-    write_atomically(place(folder), save(tensors, metadata={"training": story}))
+    metadata = {"training": json.dumps({"key": key, **done._asdict()})}
+    write_tensors(place(folder), tensors, metadata)
 
 
 def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callable[[State], bool]) -> State:
@@ -98,6 +94,14 @@ def resume(folder: Path, key: str, weights: Any, optimiser: Any, usable: Callabl
 def remove(folder: Path) -> None:
     """Once the adapter is written."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def _joined(tensors: Sequence[Any]) -> Any:
+    """One vector on the CPU, copied only where it must be: a model's moments are large, and a GPU's memory is full."""
+    import torch
+
+    found = [tensor.detach().reshape(-1).cpu() for tensor in tensors]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _parts(optimiser: Any) -> list[Any]:

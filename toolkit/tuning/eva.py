@@ -69,6 +69,7 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
         warnings.filterwarnings("ignore", message="the following layers were initialized")  # as is said above
         torch.manual_seed(derive(seed, "adapter"))
         config = adapted.peft_config["default"]
+        _by_full_names(config, adapted)
         config.init_lora_weights, config.eva_config = "eva", EvaConfig(rho=SPREAD)
         initialize_lora_eva_weights(
             adapted, eva_state_dict={f"base_model.model.{name}": rows for name, rows in directions.items()}
@@ -86,6 +87,15 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
         down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         down.data = directions[name].clone() if name in directions else down.data.float()
         up.data = up.data.float()  # PEFT gave layers of another rank the base's dtype
+
+
+def _by_full_names(config: Any, adapted: PeftModel) -> None:
+    """Says of each layer what the patterns say of it: PEFT reads them here against longer names than before."""
+    for name, layer in adapted_layers(adapted):
+        config.rank_pattern[name], config.alpha_pattern[name] = layer.r["default"], layer.lora_alpha["default"]
+    for pattern in (config.rank_pattern, config.alpha_pattern):
+        for key in [key for key in pattern if key not in dict(adapted_layers(adapted))]:
+            del pattern[key]
 
 
 class _Inputs:

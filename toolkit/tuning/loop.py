@@ -88,7 +88,7 @@ class Loop:
 
     def _after(self, losses: list[float], report: StepReport) -> None:
         every, done = self.settings.checkpoint_every, len(losses)
-        if every and done % every == 0:
+        if every and (done % every == 0 or done == len(self.steps)):
             self.write(State(losses, self.selection.looks))
         self.on_step(report)
         self._look(losses)

@@ -73,8 +73,10 @@ def why_not_tunable(module: Any, method: str) -> str | None:
 def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
     """PEFT only warns of a pattern that no layer goes by, and says nothing of one target among several.
 
+    Of several patterns for one layer PEFT takes the first, and its file has them in alphabetical order.
+
     Raises:
-        ModelError: there is one.
+        ModelError: there is one; or two patterns give a layer different values.
     """
     from peft.utils.other import get_pattern_key
 
@@ -87,9 +89,18 @@ def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
             }
             raise ModelError(f"target_modules: '{target}' is the name of no layer{nearest(target, sorted(every))}")
     for field in ("rank_pattern", "alpha_pattern"):
-        for key in getattr(settings, field):
-            if not any(get_pattern_key([key], name) == key for name in names):
+        pattern: Mapping[str, int] = getattr(settings, field)
+        found = {name: [key for key in pattern if get_pattern_key([key], name) == key] for name in names}
+        for key in pattern:
+            if not any(key in keys for keys in found.values()):
                 raise ModelError(f"{field}: '{key}' is the name of no adapted layer; they are {_endings(names)}")
+        for name, keys in found.items():
+            if len({pattern[key] for key in keys}) > 1:
+                said = " and ".join(f"'{key}' ({pattern[key]})" for key in keys)
+                raise ModelError(
+                    f"{field}: {said} all name {name}, and an adapter's file does not keep their order, by which PEFT "
+                    "chooses; write them so that each layer goes by one"
+                )
 
 
 def rewrite(adapted: PeftModel, method: str) -> None:

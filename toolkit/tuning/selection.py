@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from toolkit.errors import ModelError
@@ -36,13 +37,14 @@ class Selection:
     """The looks of one training.
 
     Args:
+        work: where the states lie while they may still be chosen.
         save: writes the state as it is now into a folder.
         validate: None where only the last state counts.
     """
 
     def __init__(
         self,
-        folder: Path,
+        work: Path,
         settings: TuneSettings,
         steps: int,
         save: Callable[[Path], None],
@@ -53,7 +55,7 @@ class Selection:
             raise ModelError(
                 "validate_every: there is nothing to validate with; give `train` a `validate`, or leave it 0"
             )
-        self._folder, self._settings, self._steps = folder / FOLDER, settings, steps
+        self._folder, self._settings, self._steps = work / FOLDER, settings, steps
         self._save, self._on_look = save, on_look
         self._validate = validate if settings.validate_every else None
         self.looks: list[tuple[int, float]] = []
@@ -95,13 +97,13 @@ class Selection:
             return False
         return sum(step > best for step, _ in self.looks) >= patience
 
-    def deliver(self) -> None:
-        """Leaves the chosen state in the training's folder."""
+    def deliver(self, folder: Path) -> None:
+        """Leaves the chosen state in a folder."""
         if self.best is None:
-            self._save(self._folder.parent)
+            self._save(folder)
             return
         for path in sorted((self._folder / str(self.best)).iterdir()):
-            write_atomically(self._folder.parent / path.name, path.read_bytes())
+            write_atomically(folder / path.name, partial(shutil.copyfile, path))
 
     def remove(self) -> None:
         """Once the training is written down as finished."""
@@ -118,7 +120,7 @@ def numbers_only(validate: Validate | None) -> Validate | None:
         return None
 
     def checked(place: Path) -> float:
-        value = validate(place)
+        value = float(validate(place))  # numpy's and torch's numbers too: a checkpoint holds it
         if math.isnan(value):
             raise ModelError(f"validate: the metric after {place.name} steps is no number")
         return value

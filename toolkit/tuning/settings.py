@@ -79,7 +79,8 @@ class TuneSettings(BaseModel):
         validate_every: steps between looks at validation, the first before any step and one at the end; the state that
             does best there is kept. 0 keeps the last: each look is a trial that a rival did not have.
         patience: stop after so many looks in a row that brought nothing better. None never stops.
-        checkpoint_every: steps after which the state is written down, so that a killed training goes on; 0 is never.
+        checkpoint_every: steps after which the state is written down, and at the end, so that a killed training goes
+            on; with 0 only looks at validation write it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

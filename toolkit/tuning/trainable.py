@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import WHOLE
 from toolkit.rendering.prompt import TrainingSequence
-from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter, write_atomically
+from toolkit.tuning.adapter import adapter_tensors, new_adapter, save_adapter, write_tensors
 from toolkit.tuning.methods import REWRITING
 from toolkit.tuning.settings import TuneSettings
 
@@ -50,11 +50,9 @@ class AllWeights:
             parameter.requires_grad_(parameter.is_floating_point())
 
     def save(self, folder: Path, base_name: str | None) -> None:
-        from safetensors.torch import save
-
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: one.detach().cpu().contiguous() for name, one in self.view.named_parameters()}
-        write_atomically(folder / WHOLE, save(tensors, metadata={"format": "pt"}))
+        write_tensors(folder / WHOLE, tensors, {"format": "pt"})
 
 
 def trainable(module: Any, settings: TuneSettings, seed: int, first: Iterable[TrainingSequence]) -> Trainable:

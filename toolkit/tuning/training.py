@@ -7,7 +7,6 @@ training computes what answering computes.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +19,10 @@ from typing import Any, cast
 from toolkit.errors import ModelError
 from toolkit.meter import Meter
 from toolkit.models.adapted import adapter_digest
-from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.four_bit import parameter_count
-from toolkit.models.whole import WHOLE
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning import checkpoint
-from toolkit.tuning.adapter import check_writable, remove_partials, resolved_rank, write_atomically
+from toolkit.tuning.adapter import resolved_rank
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.batches import Rows, plan
 from toolkit.tuning.checks import check_items
@@ -37,6 +34,7 @@ from toolkit.tuning.objective import CrossEntropy, DirectPreference, Objective
 from toolkit.tuning.parallel.helpers import ask, waiting
 from toolkit.tuning.parallel.processes import Processes
 from toolkit.tuning.parallel.shares import check_same_start, check_same_weights, resume_everywhere
+from toolkit.tuning.places import Places
 from toolkit.tuning.progress import StepReport
 from toolkit.tuning.schedule import adamw
 from toolkit.tuning.selection import Look, Selection, Validate, numbers_only
@@ -44,10 +42,6 @@ from toolkit.tuning.settings import TuneSettings
 from toolkit.tuning.steps.choosing import choose
 from toolkit.tuning.steps.step import Step
 from toolkit.tuning.trainable import Trainable, trainable
-
-SUMMARY = "training.json"
-LEFT = (SUMMARY, CONFIG, TENSORS, WHOLE)
-"""What a training leaves in its folder, of one kind or the other."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +108,7 @@ def train(
     bos: int | None = None,
     names: Sequence[str] | None = None,
     processes: Processes | None = None,
+    work: Path | str | None = None,
 ) -> TrainingResult:
     """Trains on sequences, or on preferences, and saves what was trained. The module is left as it was, to the bit.
 
@@ -133,13 +128,16 @@ def train(
         names: of the sequences or preferences, for errors; numbers from 0 by default.
         processes: from `start_processes`; each makes this call with the same arguments, the first alone writes, looks
             at validation and is told. Where None, helpers that wait take part.
+        work: where the checkpoint and the states looked at lie. It is left to the caller, who removes it once what was
+            trained is safe: repeated until then, the call takes no step again. Where None they lie in `folder`, and are
+            removed with the end.
 
     Raises:
         DataError: there is nothing to learn from, or sequences have a fault that `check_items` names.
         ModelError: the model cannot be tuned, or the loss is no longer a number.
         RunError: the folder cannot be written, or another process failed.
     """
-    settings, folder = settings or TuneSettings(), Path(folder)
+    settings, places = settings or TuneSettings(), Places(Path(folder), None if work is None else Path(work))
     processes = processes or waiting()
     watch = Watch(on_forecast or _silent, on_step or _silent, on_look or _silent, validate)
     measured: dict[str, Any] = {}
@@ -147,16 +145,16 @@ def train(
         _check_module(module, settings)
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
-        result = _train(module, sequences, settings, folder, seed, base_name, watch, processes)
-        digest = processes.from_main(adapter_digest(folder) if processes.is_main else None)
-    return TrainingResult(folder=folder, digest=digest, seconds=measured["seconds"], **result)
+        result = _train(module, sequences, settings, places, seed, base_name, watch, processes)
+        digest = processes.from_main(adapter_digest(places.folder) if processes.is_main else None)
+    return TrainingResult(folder=places.folder, digest=digest, seconds=measured["seconds"], **result)
 
 
 def _train(
     module: Any,
     items: Sequence[Item],
     settings: TuneSettings,
-    folder: Path,
+    places: Places,
     seed: int,
     base_name: str | None,
     watch: Watch,
@@ -165,8 +163,7 @@ def _train(
     """The training itself; gives the result but for its folder, digest and seconds."""
     started = time.perf_counter()
     if processes.is_main:
-        check_writable(folder)
-        remove_partials(*(folder / name for name in LEFT), checkpoint.place(folder))
+        places.prepare()
     objective = _objective(items, settings)
     steps = plan(objective.lengths, settings, seed)
     trained, rank = _trainable(module, settings, seed, objective, steps)
@@ -178,11 +175,11 @@ def _train(
         objective.reference = _reference(objective, step, micro_batches)
     validate = numbers_only(watch.validate) if processes.is_main else _elsewhere
     save = partial(trained.save, base_name=base_name)
-    selection = Selection(folder, settings, len(steps), save, validate, watch.on_look)
+    selection = Selection(places.work, settings, len(steps), save, validate, watch.on_look)
     key = checkpoint.training_key(module, items, settings, seed)
     check_same_start(processes, module, key, how, weights.vector)
     losses, selection.looks, before = resume_everywhere(
-        processes, folder, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
+        processes, places.work, key, weights.vector, optimiser, lambda done: selection.has(done.looks)
     )
     weights.publish()
     preferences = isinstance(objective, DirectPreference)
@@ -190,7 +187,7 @@ def _train(
 
     def write(done: checkpoint.State) -> None:
         spent = before + time.perf_counter() - started
-        checkpoint.write(folder, key, weights.vector, optimiser, done._replace(seconds=spent))
+        checkpoint.write(places.work, key, weights.vector, optimiser, done._replace(seconds=spent))
 
     loop = Loop(
         module, settings, seed, processes, objective, steps, micro_batches, weights, optimiser, peak_rate, selection,
@@ -206,7 +203,7 @@ def _train(
     if processes.is_main:
         several = {"processes": processes.count} if processes.count > 1 else {}
         facts = {"settings": settings.model_dump(mode="json"), "seed": seed, "step": how, **several, **result}
-        _deliver(folder, selection, facts)
+        places.deliver(selection, facts)
     return {**result, "how": how, "resumed_seconds": before}
 
 
@@ -264,21 +261,6 @@ def _amounts(steps: Sequence[Rows], objective: Objective) -> dict[str, int]:
         "supervised_tokens": sum(objective.supervised[row] for rows in steps for row in rows),
         "seen_tokens": sum(objective.lengths[row] for rows in steps for row in rows),
     }
-
-
-def _deliver(folder: Path, selection: Selection, facts: dict[str, Any]) -> None:
-    """Leaves what was trained and its record, and nothing of another training: by what lies here its kind is told."""
-    for name in LEFT:
-        (folder / name).unlink(missing_ok=True)
-    selection.deliver()
-    _write_summary(folder, facts)
-    selection.remove()
-    checkpoint.remove(folder)
-
-
-def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Last of the adapter's files, and without clocks, so that a repetition writes the same bytes."""
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _silent(_: Forecast | StepReport | Look) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from several_processes import several
 
-from toolkit.errors import ModelError
+from toolkit.errors import DataError, ModelError
 from toolkit.models import load_pretrained
 from toolkit.strategies.tune import TuneAdapter
-from toolkit.tuning import TuneSettings, train
-from toolkit.tuning.parallel.helpers import ask, helpers, waiting
+from toolkit.tuning import TuneSettings, train, write_sequences
+from toolkit.tuning.parallel.helpers import ask, heard, helpers, waiting
 from toolkit.tuning.parallel.processes import ALONE, Processes
 
 SMALL = {"rank": 4, "epochs": 2, "effective_batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2}
@@ -62,6 +63,30 @@ def test_helpers_take_part_in_trainings_of_every_model_and_leave(
         settings, seed = TuneSettings(**words["settings"]), words.get("seed", 0)
         alone = train(module, rows(12, *words.get("data", [])), settings, tmp_path / place, seed)
         assert found["losses"] == pytest.approx(alone.losses, rel=1e-6)
+
+
+def test_sequences_on_disk_are_read_there_by_helpers_too(
+    models: dict[str, Path], tmp_path: Path, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        job(models["small"], tmp_path / "listed"),
+        job(models["small"], tmp_path / "read", on_disk=str(tmp_path / "sequences")),
+    ]
+    with several() as pair:
+        leader, _ = pair.each(lead(*jobs), {"do": "serve"})
+    listed, read = leader["jobs"]
+    assert read == listed
+    told: list[str] = []
+    monkeypatch.setattr(Processes, "from_main", lambda _, text: told.append(text), raising=False)
+    items = write_sequences(tmp_path / "many", rows(500))
+    with helpers(Processes()) as _:
+        module = load_pretrained(models["small"], "float32", "cpu").module
+        ask(waiting(), module, items, TuneSettings(), 0)
+    assert len(told[0]) < 4000
+    heard_items = heard(json.loads(told[0])["items"])
+    assert list(heard_items) == rows(500)
+    with pytest.raises(DataError, match="holds no sequences"):
+        heard(str(tmp_path / "elsewhere"))
 
 
 def test_helpers_load_a_base_in_4_bits_as_process_0_has_it(models: dict[str, Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.settings import TuneSettings
-from toolkit.tuning.steps.choosing import choose, why_not_by_hand
+from toolkit.tuning.steps.choosing import PROBE_ROWS, choose, why_not_by_hand
 from toolkit.tuning.steps.fused import FAMILIES, in_order
 from toolkit.tuning.steps.packing import SHORTEST_PREFIX, pack, packed_size, shared_prefix
 from toolkit.tuning.steps.step import ByHand, Packed, Padded
@@ -242,3 +242,16 @@ def test_a_step_that_computes_otherwise_is_found_by_the_probe(
     made = new_adapter(make_module("qwen2"), TuneSettings(rank=4), seed=0)
     _, _, said = choose(made.get_base_model().train(), 0.0, longest_tokens=20)
     assert "its gradient differs from the stock model's" in said
+
+
+def test_the_probe_has_a_shared_prefix() -> None:
+    assert shared_prefix(PROBE_ROWS) >= SHORTEST_PREFIX
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "dora"}], ids=["lora", "dora"])
+def test_an_adapted_head_is_packed_too(make_module: Callable[..., Any], changes: dict[str, Any]) -> None:
+    settings = TuneSettings(rank=4, target_modules=("q_proj", "lm_head"), **changes)
+    made = new_adapter(make_module("llama", tie_word_embeddings=False), settings, seed=0)
+    step, _, said = choose(made.get_base_model().train(), 0.0, longest_tokens=20)
+    assert said.startswith("packed, through autograd: ")
+    assert isinstance(step, Packed)

@@ -1,6 +1,7 @@
 """Helpers of a run: process 0 goes the whole road alone, and tells those who wait of each of its trainings.
 
-A training is told as JSON: the folder and dtype of the base, the settings, the seed and what is learnt.
+A training is told as JSON: the folder and dtype of the base, the settings, the seed and what is learnt; of sequences on
+disk their folder, where every process has to find them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from toolkit.models.four_bit import asked_dtype, dtype_name
 from toolkit.rendering.prompt import Preference, TrainingSequence
 from toolkit.tuning.amounts import Item
 from toolkit.tuning.parallel.processes import ALONE, DefectElsewhereError, Processes
+from toolkit.tuning.sequence_file import SequenceFile
 from toolkit.tuning.settings import TuneSettings
 
 LEAVE = ""
@@ -67,16 +69,30 @@ def ask(processes: Processes, module: Any, items: Sequence[Item], settings: Tune
         "device": module.device.type,
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "items": [[_told(one) for one in (item if isinstance(item, Preference) else [item])] for item in items],
+        "items": _told(items),
     }
     processes.from_main(json.dumps(job))
 
 
-def _told(sequence: TrainingSequence) -> list[Any]:
+def _told(items: Sequence[Item]) -> Any:
+    if isinstance(items, SequenceFile):
+        return str(items.folder.resolve())
+    return [[_marked(one) for one in (item if isinstance(item, Preference) else [item])] for item in items]
+
+
+def _marked(sequence: TrainingSequence) -> list[Any]:
     return [sequence.token_ids, [int(learnt) for learnt in sequence.supervised]]
 
 
-def heard(item: Sequence[Any]) -> Item:
-    """What a helper was told of one sequence or preference."""
+def heard(told: str | Sequence[Any]) -> Sequence[Item]:
+    """The sequences or preferences that a helper was told of.
+
+    Raises:
+        DataError: a folder of sequences is not to be found here.
+    """
+    return SequenceFile(told) if isinstance(told, str) else [_heard(item) for item in told]
+
+
+def _heard(item: Sequence[Any]) -> Item:
     found = [TrainingSequence(tuple(ids), tuple(map(bool, supervised))) for ids, supervised in item]
     return found[0] if len(found) == 1 else Preference(*found)

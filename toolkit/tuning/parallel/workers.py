@@ -66,7 +66,7 @@ def _take_part(
         place = (str(job["folder"]), str(job["dtype"]), str(job["device"]))
         if place not in modules:
             modules[place] = load(Path(place[0]), *place[1:])
-        items = [heard(item) for item in job["items"]]
+        items = heard(job["items"])
         settings = TuneSettings(**job["settings"])
     train(modules[place], items, settings, seed=int(job["seed"]), processes=processes)
 

@@ -23,7 +23,10 @@ from toolkit.tuning.steps.loss import collate, has_plain_head, token_losses
 from toolkit.tuning.steps.noise import Noisy
 from toolkit.tuning.steps.step import ByHand, Packed, Padded, Step
 
-PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12), (5, 7, 3, 11, 2, 9, 6, 13, 10, 1))
+PROBE = ((5, 7, 3, 11, 2, 9, 6, 13, 4, 8, 12, 3), (5, 7, 3, 11, 2, 9, 6, 13, 4, 10, 1))
+"""What they begin with is long enough to be packed once."""
+
+PROBE_ROWS = tuple(TrainingSequence(ids, (False,) * 9 + (True,) * (len(ids) - 9)) for ids in PROBE)
 PROBE_LAYERS, PROBE_WORDS = 2, 14
 LARGEST_ERROR = 1e-3
 """Of a probe's gradient against the stock model's, relative to its length."""
@@ -97,11 +100,10 @@ def _apart(module: Any, make: Callable[[Any, FlatWeights], Step], order: Callabl
         with torch.no_grad():
             shaken = torch.arange(len(weights.vector), dtype=torch.float32, device=module.device).mul_(12.9898).sin_()
             weights.vector.add_(shaken, alpha=0.02)
-        rows = [TrainingSequence(ids, (False,) * 8 + (True,) * (len(ids) - 8)) for ids in PROBE]
-        token_losses(small, collate(rows, module.device), has_plain_head(small)).sum().backward()
+        token_losses(small, collate(PROBE_ROWS, module.device), has_plain_head(small)).sum().backward()
         wanted = weights.gradient.clone()
         weights.gradient.zero_()
-        make(small, weights)(rows, 1.0)
+        make(small, weights)(PROBE_ROWS, 1.0)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model that is not what it seems raises
@@ -127,6 +129,9 @@ def _beginning(module: Any) -> Any:
         words.padding_idx = None
         if getattr(words, "bias", None) is not None:
             words.bias.data = words.bias.data[:PROBE_WORDS]
+        for name, parameter in words.named_parameters():
+            if "lora_B" in name or "lora_magnitude_vector" in name:  # of an adapted head: a row a word
+                parameter.data = parameter.data[:PROBE_WORDS]
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     for name, parameter in small.named_parameters():
         parameter.requires_grad = name in trained
