@@ -1,6 +1,6 @@
 """Claim: a tuning of 500 steps that is killed five times ends with the adapter of one that was not.
 
-usage: python benchmarks/kills.py [--steps 500] [--kills 5] [--keep FOLDER]
+usage: python benchmarks/kills.py [--steps 500] [--kills 5] [--batch 16] [--keep FOLDER]
 
 `toolkit run recipes/tickets.yaml` with the one strategy `lora`, twice at the same time, each with a Store and half of
 the processor's threads of its own. One of them is sent SIGKILL where its log shows the next of as many steps, drawn at
@@ -20,15 +20,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from measure import RESULTS, say, stamp
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "training.json")
 
 
-def command(folder: Path, steps: int) -> list[str]:
-    """The run: many epochs, of which the first `steps` steps are taken."""
-    tune = f"{{rank: 16, epochs: {steps}, max_steps: {steps}}}"
+class Work(NamedTuple):
+    """Optimiser steps, and sequences of each."""
+
+    steps: int
+    batch: int
+
+
+def command(folder: Path, work: Work) -> list[str]:
+    """The run: many epochs, of which the first steps are taken."""
+    tune = f"{{rank: 16, epochs: {work.steps}, max_steps: {work.steps}, effective_batch_size: {work.batch}}}"
     asked = [f"strategies={{zero_shot: [], lora: [tune: {tune}]}}", "contrasts=[]", "limit=8", "timing.examples=1"]
     start = "from toolkit.cli import main; main()"
     return [sys.executable, "-c", start, "run", "tickets", *asked, "--out", str(folder / "run")]
@@ -45,16 +53,16 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TOOLKIT_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)}
 
 
-def started(folder: Path, steps: int) -> subprocess.Popen[bytes]:
+def started(folder: Path, work: Work) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command(folder, steps), env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(folder, work), env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
     """Waits for a run's end; one that failed ends all."""
     if process.wait():
-        raise SystemExit(f"{' '.join(map(str, process.args))} ended with {process.returncode}")
+        raise SystemExit(f"a run that was not killed ended with {process.returncode}")
 
 
 def steps_done(folder: Path) -> int:
@@ -66,9 +74,9 @@ def steps_done(folder: Path) -> int:
     return next((int(row["step"]) for row in reversed(rows) if row.get("event") == "train"), 0)
 
 
-def killed_at(folder: Path, steps: int, at: int) -> int:
+def killed_at(folder: Path, work: Work, at: int) -> int:
     """Starts or goes on until at least so many steps are done; how many were when it was killed."""
-    process = started(folder, steps)
+    process = started(folder, work)
     while process.poll() is None and steps_done(folder) < at:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -88,6 +96,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--steps", type=int, default=500)
     arguments.add_argument("--kills", type=int, default=5)
+    arguments.add_argument("--batch", type=int, default=16, help="sequences a step; fewer where a step takes long")
     arguments.add_argument("--keep", type=Path, help="where the two runs are left; a temporary folder by default")
     asked = arguments.parse_args()
     from toolkit.models import describe
@@ -95,19 +104,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.keep or Path(temporary)
         whole, killed = root / "whole", root / "killed"
-        beside = started(whole, asked.steps)
+        work = Work(asked.steps, asked.batch)
+        beside = started(whole, work)
         at = sorted(random.Random(0).sample(range(1, asked.steps), asked.kills))
         try:
-            places = [killed_at(killed, asked.steps, step) for step in at]
+            places = [killed_at(killed, work, step) for step in at]
             say(f"killed at steps {', '.join(map(str, places))}")
-            for process in (started(killed, asked.steps), beside):
+            for process in (started(killed, work), beside):
                 ended(process)
         finally:
             beside.kill()
         found = {"whole": digests(whole), "killed": digests(killed)}
     same = found["whole"] == found["killed"]
     say("the same bytes" if same else "OTHER BYTES")
-    told = {"claim": "kills", "steps": asked.steps, "killed_at_steps": places, "same_bytes": same, "sha256": found}
+    told = {"claim": "kills", **work._asdict(), "killed_at_steps": places, "same_bytes": same, "sha256": found}
     whole_story = {**told, "hardware": {"cpu": describe()["cpu"]}, **stamp()}
     if asked.steps >= 500:
         (RESULTS / "kills.json").write_text(json.dumps(whole_story, indent=1) + "\n", encoding="utf-8")

@@ -162,9 +162,10 @@ def _training_memory(rows: list[Row]) -> list[str]:
 
 def _kills(found: Row) -> str:
     places = ", ".join(map(str, found["killed_at_steps"]))
+    batch = f" of {found['batch']} messages" if "batch" in found else ""
     same = "the same bytes as" if found["same_bytes"] else "OTHER BYTES than"
     return (
-        f"A training of {found['steps']} steps on tickets, killed after steps {places}, left {same} one that was not: "
+        f"A training of {found['steps']} steps{batch} on tickets, killed after steps {places}, left {same} one that was not: "
         f"adapter {found['sha256']['killed']['adapter_model.safetensors'][:12]}, its configuration and its record "
         f"({found['hardware']['cpu']}, {found['date'][:10]}, commit {found['commit']})."
     )
