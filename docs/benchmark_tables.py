@@ -165,8 +165,8 @@ def _kills(found: Row) -> str:
     batch = f" of {found['batch']} messages" if "batch" in found else ""
     same = "the same bytes as" if found["same_bytes"] else "OTHER BYTES than"
     return (
-        f"A training of {found['steps']} steps{batch} on tickets, killed after steps {places}, left {same} one that was not: "
-        f"adapter {found['sha256']['killed']['adapter_model.safetensors'][:12]}, its configuration and its record "
+        f"A training of {found['steps']} steps{batch} on tickets, killed after steps {places}, left {same} one that "
+        f"was not: adapter {found['sha256']['killed']['adapter_model.safetensors'][:12]}, its configuration and its record "
         f"({found['hardware']['cpu']}, {found['date'][:10]}, commit {found['commit']})."
     )
 
