@@ -163,10 +163,11 @@ def _training_memory(rows: list[Row]) -> list[str]:
 def _kills(found: Row) -> str:
     places = ", ".join(map(str, found["killed_at_steps"]))
     batch = f" of {found['batch']} messages" if "batch" in found else ""
+    adapter = found["sha256"]["killed"]["adapter_model.safetensors"][:12]
     same = "the same bytes as" if found["same_bytes"] else "OTHER BYTES than"
     return (
         f"A training of {found['steps']} steps{batch} on tickets, killed after steps {places}, left {same} one that "
-        f"was not: adapter {found['sha256']['killed']['adapter_model.safetensors'][:12]}, its configuration and its record "
+        f"was not: adapter {adapter}, its configuration and its record "
         f"({found['hardware']['cpu']}, {found['date'][:10]}, commit {found['commit']})."
     )
 
