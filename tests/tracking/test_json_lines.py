@@ -68,6 +68,21 @@ def test_what_an_abandoned_course_said_further_on_does_not_count(path: Path) -> 
     assert read_training(path)["lora/seed-0"] == {1: {"train/loss": 9.0}, 2: {"train/loss": 8.0}}
 
 
+def test_a_look_at_a_step_that_was_taken_leaves_what_was_said_of_it(path: Path) -> None:
+    """A training that was killed between a checkpoint and the look at it."""
+    said(path, LORA, {1: 4.0, 2: 3.0, 3: 2.9})
+    lines = JsonLines(path)
+    lines.start(LORA)
+    lines.log(2, {"validation/f1": 0.5})
+    lines.log(3, {"forecast/seconds": 9.0})
+    said(path, LORA, {3: 2.5})
+    assert read_training(path)["lora/seed-0"] == {
+        1: {"train/loss": 4.0},
+        2: {"train/loss": 3.0, "validation/f1": 0.5},
+        3: {"forecast/seconds": 9.0, "train/loss": 2.5},
+    }
+
+
 def test_a_line_torn_by_a_kill_is_left_out_and_the_next_one_is_whole(path: Path) -> None:
     said(path, LORA, {1: 4.0})
     with path.open("a") as file:

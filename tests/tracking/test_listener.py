@@ -75,13 +75,24 @@ def test_a_look_at_validation_is_named_after_its_metric(recorder: Recorder) -> N
     assert recorder.logged == {"lora/seed-none": [(4, {"validation/token_f1": 0.25})]}
 
 
-def test_a_forecast_is_told_where_the_training_stands_so_that_a_look_there_goes_not_back(recorder: Recorder) -> None:
+def test_a_forecast_is_told_at_the_step_that_comes_next(recorder: Recorder) -> None:
     tell = Fed(recorder)
     tell("strategy", strategy="lora", seed=0, label="tune")
     tell("forecast", steps=9, step=4, seconds=50.0, memory_bytes=14, recompute=False, free_bytes=None)
     tell("forecast", steps=9, step=4, seconds=50.0, memory_bytes=None)
+    assert not recorder.logged
+    tell("validated", step=3, steps=9, value=0.25, best=True, metric="f1")
+    tell("train", step=4, steps=9, loss=2.0)
+    tell("train", step=5, steps=9, loss=1.5)
     expected = [{"forecast/seconds": 50.0, "forecast/memory_bytes": 14.0}, {"forecast/seconds": 50.0}]
-    assert recorder.logged == {"lora/seed-0": [(3, one) for one in expected]}
+    assert recorder.logged == {
+        "lora/seed-0": [
+            (3, {"validation/f1": 0.25}),
+            *[(4, one) for one in expected],
+            (4, {"train/loss": 2.0}),
+            (5, {"train/loss": 1.5}),
+        ]
+    }
 
 
 def test_an_adapter_that_tells_of_less_is_recorded_with_less(recorder: Recorder) -> None:

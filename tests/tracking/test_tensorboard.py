@@ -76,3 +76,16 @@ def test_steps_said_again_after_a_kill_are_drawn_once(tmp_path: Path, same_proce
     said(second, {3: 2.5, 4: 2.0, 5: 1.5})
     second.finish({})
     assert scalars(tmp_path / "lora" / "seed-0")["train/loss"] == [(1, 4.0), (2, 3.0), (3, 2.5), (4, 2.0), (5, 1.5)]
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_training_that_goes_on_with_a_look_keeps_the_step_that_it_looks_at(tmp_path: Path) -> None:
+    first, second = TensorBoard(tmp_path), TensorBoard(tmp_path)
+    first.start(TrackedRun("lora", 0))
+    said(first, {1: 2.5, 2: 2.0})
+    first.finish(None)
+    second.start(TrackedRun("lora", 0))
+    second.log(2, {"validation/token_f1": 0.25})
+    said(second, {3: 1.5})
+    second.finish({})
+    assert scalars(tmp_path / "lora" / "seed-0")["train/loss"] == [(1, 2.5), (2, 2.0), (3, 1.5)]

@@ -94,7 +94,7 @@ def _training(run: RunFiles, name: str, seed: int | None, folder: Path, record: 
     settings, losses = _mapping(record.get("settings")), _losses(record)
     learn = str(_mapping(_object(folder / "part.json").get("settings")).get("learn", "answers"))
     of_steps = [told.get(step, {}) for step in range(1, len(losses) + 1)]
-    first = told.get(0) or told.get(1, {})  # where older runs have their forecast
+    first = told.get(1, {})
     seconds = [values["train/seconds"] for values in of_steps if "train/seconds" in values]
     peaks = [values["train/memory_bytes"] for values in of_steps if "train/memory_bytes" in values]
     return Training(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolkit.json_lines import append_line, read_lines
 from toolkit.tracking.tracker import Result, TrackedRun
+from toolkit.tracking.values import is_look
 
 _PLACE = ("strategy", "seed", "step")
 
@@ -35,14 +36,16 @@ def read_training(path: Path | str) -> dict[str, dict[int, dict[str, float]]]:
     """What a file of `JsonLines` says in the end: by the run's name (`lora/seed-0`) and step, the values by name.
 
     Where a training went back to a step (it was killed and went on from a checkpoint, or was done anew), what had
-    been said from there on is left out. A file that is not there says nothing.
+    been said from there on is left out; where it first went on with a look at validation, what was said of that step
+    stays. A file that is not there says nothing.
     """
     found: dict[str, dict[int, dict[str, float]]] = {}
     for line in read_lines(Path(path)):
         name, step = TrackedRun(line["strategy"], line["seed"]).name, line["step"]
         steps = found.setdefault(name, {})
-        if any(later > step for later in steps):
-            found[name] = steps = {earlier: values for earlier, values in steps.items() if earlier < step}
         said = {key: value for key, value in line.items() if key not in _PLACE}
+        if any(later > step for later in steps):
+            first = step + is_look(said)
+            found[name] = steps = {earlier: values for earlier, values in steps.items() if earlier < first}
         steps[step] = steps.get(step, {}) | said
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.errors import RunError
 from toolkit.tracking.tracker import Result, TrackedRun
+from toolkit.tracking.values import is_look
 
 FLUSH_SECONDS = 5
 """What TensorBoard shows of a training under way, and what a kill loses of the picture, is this old."""
@@ -36,7 +37,8 @@ class TensorBoard:
             self._close()
         if self._writer is None:  # only now: a strategy without a training leaves no file, and `purge_step` is known
             place = str(self._folder / self._run.name)
-            self._writer = self._writer_class(place, purge_step=step, flush_secs=FLUSH_SECONDS)
+            first = step + is_look(values)
+            self._writer = self._writer_class(place, purge_step=first, flush_secs=FLUSH_SECONDS)
         self._last = step
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)

@@ -20,6 +20,8 @@ TRAINED = (
 FORECAST = ("seconds", "memory_bytes")
 """Of a forecast, as `forecast/<name>`."""
 
+_LOOK = "validation/"
+
 
 class StepReport(Protocol):
     """What `train` tells after each step.
@@ -73,7 +75,12 @@ def of_forecast(fields: Mapping[str, Any]) -> dict[str, float]:
 
 def of_validation(fields: Mapping[str, Any]) -> dict[str, float]:
     """`validation/<metric>` of a look at validation."""
-    return {f"validation/{fields['metric']}": float(fields["value"])} if _is_number(fields["value"]) else {}
+    return {f"{_LOOK}{fields['metric']}": float(fields["value"])} if _is_number(fields["value"]) else {}
+
+
+def is_look(values: Mapping[str, float]) -> bool:
+    """Whether nothing but a look at validation is told: of a state whose step was taken, and told, before."""
+    return all(name.startswith(_LOOK) for name in values)
 
 
 def _is_number(value: Any) -> bool:
