@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,10 @@ def test_the_peak_covers_what_was_held_and_is_gone() -> None:
 def test_a_process_does_not_inherit_the_peak_of_who_started_it() -> None:
     made = subprocess.run([sys.executable, "-c", STARTED_BY_A_LARGE_ONE], check=True, capture_output=True, text=True)
     assert 10**6 < int(made.stdout) < 200_000_000
+
+
+def test_where_no_system_tells_the_peak_it_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no `resource`, and nothing but the figure hangs on it."""
+    monkeypatch.setattr("toolkit.meter.resource", None)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    assert peak_memory_bytes() == 0

@@ -6,11 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toolkit.inference import LocalModel, RemoteModel, ScriptedModel
+    from toolkit.inference import LocalModel, RemoteModel, Sampling, ScriptedModel, Weights, load_model
     from toolkit.recipe import load_recipe
     from toolkit.rendering import Draft, Renderer, Template
     from toolkit.retrieval import Chunking, Encoder, Retriever, read_folder
-    from toolkit.runs.reopen import load_model
     from toolkit.runs.run import run
     from toolkit.statistics import paired_difference
     from toolkit.strategies.adapter import Adapter, FitContext, Part
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "toolkit.inference": ("LocalModel", "RemoteModel", "ScriptedModel"),
+    "toolkit.inference": ("LocalModel", "RemoteModel", "Sampling", "ScriptedModel", "Weights", "load_model"),
     "toolkit.recipe": ("load_recipe",),
     "toolkit.rendering": ("Draft", "Renderer", "Template"),
     "toolkit.retrieval": ("Chunking", "Encoder", "Retriever", "read_folder"),
-    "toolkit.runs.reopen": ("load_model",),
     "toolkit.runs.run": ("run",),
     "toolkit.statistics": ("paired_difference",),
     "toolkit.strategies.adapter": ("Adapter", "FitContext", "Part"),
@@ -52,9 +50,11 @@ __all__ = [
     "RemoteModel",
     "Renderer",
     "Retriever",
+    "Sampling",
     "ScriptedModel",
     "Template",
     "TuneSettings",
+    "Weights",
     "load_model",
     "load_recipe",
     "load_task",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -41,7 +45,7 @@ class Meter:
 
 
 def peak_memory_bytes() -> int:
-    """The process's largest resident set so far.
+    """The process's largest resident set so far; 0 where the system does not say.
 
     On Linux `VmHWM` of `/proc/self/status`: what `getrusage` tells there begins with the peak of whoever started the
     process, a notebook's or a test runner's (`man 2 getrusage`: ru_maxrss; the kernel keeps it through `execve`).
@@ -53,5 +57,7 @@ def peak_memory_bytes() -> int:
     kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), None)
     if kilobytes is not None:
         return int(kilobytes) * 1024
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 
 from toolkit.errors import DataError, FairnessError, ModelError, OverLengthError, RecipeError, RunError, ToolkitError
-from toolkit.inference import LocalModel
+from toolkit.inference import LocalModel, load_model
 from toolkit.inference.families import PROVEN_FAMILIES
 from toolkit.rendering import Renderer, TrainingSequence
 from toolkit.runs import chunks
-from toolkit.runs.reopen import load_model
 from toolkit.runs.run import run
 
 Start = Callable[..., Any]

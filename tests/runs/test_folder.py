@@ -13,11 +13,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import DataError, OverLengthError, RunError
+from toolkit.inference import load_model
 from toolkit.json_lines import append_line, read_lines
 from toolkit.recipe import load_recipe
 from toolkit.rendering import Draft, Template
 from toolkit.runs.export import tuned_weights
-from toolkit.runs.reopen import FinishedRun, load_model, reopen
+from toolkit.runs.reopen import FinishedRun, reopen
 from toolkit.runs.run import RunResult, run
 from toolkit.strategies.system import Conditions, System
 from toolkit.strategies.tune import TuneAdapter

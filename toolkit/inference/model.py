@@ -121,12 +121,25 @@ class FoundationModel(Protocol):
     def can_be_tuned(self) -> bool: ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
-        """One answer a prompt, in order."""
+        """One answer a prompt, in order.
+
+        Raises:
+            ModelError: a prompt and the longest answer do not fit the context; a prompt was made for another kind of
+                model; the model gives no numbers, or its server no answer.
+        """
 
     def score(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[tuple[int, ...]]]
     ) -> list[tuple[float, ...]]:
-        """For each prompt the log-likelihood (nats, summed over tokens) of each of its continuations."""
+        """For each prompt the log-likelihood (nats, summed over tokens) of each of its continuations.
+
+        Args:
+            continuations: of each prompt, as `Renderer.continuations` gives them: with the stop token, or one that is
+                the beginning of another would always be the likelier.
+
+        Raises:
+            ModelError: as `generate`; a continuation has no token; the model cannot score.
+        """
 
     def adapted(self, weights: Weights, merged: bool = False) -> FoundationModel:
         """The same model under adapted weights: a view; the base's bytes and modules stay as they are.

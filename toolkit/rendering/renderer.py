@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -52,12 +52,17 @@ class Renderer:
 
     def prompt(self, draft: Draft) -> Prompt:
         """What is sent for a draft, with its tokens by origin."""
-        messages = draft.messages()
-        if self.chat is None:
-            said = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
-            return Prompt(messages, None, {}, hashlib.sha256(said.encode()).hexdigest())
-        ids = self._opening(messages)
-        return Prompt(messages, ids, self._origins(draft, len(ids)), ids_digest(ids))
+        return self._sent(draft.messages(), lambda tokens: self._origins(draft, tokens))
+
+    def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """What is sent for messages as they stand, without a task or a template.
+
+        Raises:
+            DataError: there is nothing that an answer could follow.
+        """
+        if not messages or messages[-1].role == "assistant":
+            raise DataError("a prompt ends with a message that is not the assistant's")
+        return self._sent(tuple(messages), lambda tokens: {"question": tokens})
 
     def length(self, draft: Draft) -> int:
         """Tokens of the draft's prompt; 0 for a hosted model."""
@@ -146,6 +151,13 @@ class Renderer:
         if self.chat is None:
             raise DataError("a hosted model has no token ids: it can neither be trained here nor score choices")
         return self.chat
+
+    def _sent(self, messages: tuple[Message, ...], origins: Callable[[int], dict[str, int]]) -> Prompt:
+        if self.chat is None:
+            said = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+            return Prompt(messages, None, {}, hashlib.sha256(said.encode()).hexdigest())
+        ids = self._opening(messages)
+        return Prompt(messages, ids, origins(len(ids)), ids_digest(ids))
 
     def _opening_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         return tuple(self._local.token_ids(messages, opens_answer=True))

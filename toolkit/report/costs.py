@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from toolkit.report import figures
 from toolkit.report.blocks import Block, Bullets, Cell, Column, Facts, Paragraph, Section, Subheading, Table
@@ -111,11 +113,18 @@ def _per_query(run: RunFiles) -> Table:
             *(figures.seconds(latency.get(key)) for key in ("p50", "p95")),
             *([figures.NOTHING if prices[name] is None else f"{prices[name]:,.2f}"] if priced else []),
         ]
-        note = f"{latency['n']} timed one by one" if latency else "not timed one by one"
-        rows.append(control_style(run, name, [Cell(name, note), *map(Cell, cells)]))
+        rows.append(control_style(run, name, [Cell(name, _how_timed(run, name, latency)), *map(Cell, cells)]))
     columns = (Column("Strategy", False), *map(Column, [*titles, *(["price of 1,000 (USD)"] if priced else [])]))
     caption = "p95 needs 20 one-by-one timings; controls are not timed."
     return Table(columns, tuple(rows), " ".join([caption, *_price_sources(run)] if priced else [caption]))
+
+
+def _how_timed(run: RunFiles, name: str, latency: Mapping[str, Any]) -> str:
+    if not latency:
+        return "not timed one by one"
+    if any(row.answered_by for row in run.usage if row.strategy == name):  # asking a server again would be paid twice
+        return f"{latency['n']} timed as a server's answers came"
+    return f"{latency['n']} timed one by one"
 
 
 def _price_sources(run: RunFiles) -> list[str]:

@@ -24,8 +24,8 @@ def results(run: RunFiles) -> Section:
     caption = (
         f"Scores and differences in {figures.unit(metric)}. Resolves: the smallest difference this test set finds with "
         "80 % power. p: corrected over all contrasts (Holm). Per query: prompt and completion tokens, and seconds "
-        "answered in batches; latency: answered one by one (median, 95th percentile). Controls are no candidates and "
-        "have no rank."
+        "answered in batches; latency: answered one by one, or by a server as answers came (median, 95th percentile). "
+        "Controls are no candidates and have no rank."
     )
     blocks: list[Block] = [
         Table(columns, tuple(_row(row, place == 0 and not smoke) for place, row in enumerate(rows)), caption)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from toolkit.errors import DataError, RunError, nearest
-from toolkit.inference import LocalModel, RemoteModel
+from toolkit.inference import RemoteModel
 from toolkit.json_lines import read_lines
 from toolkit.meter import Listener, Meter
 from toolkit.recipe import Recipe, load_recipe
@@ -28,18 +28,6 @@ from toolkit.strategies.strategy import Strategy
 from toolkit.strategies.system import System
 from toolkit.tasks.example import Example
 from toolkit.tasks.output import Output
-
-
-def load_model(name: str, dtype: str = "auto", device: str = "auto") -> LocalModel:
-    """A model by catalog name, hub id (`hub:owner/name`) or folder, ready to score and generate.
-
-    Raises:
-        ModelError: it is not found, cannot be fetched or is no causal language model.
-    """
-    from toolkit.models import load_pretrained, resolve, tune_cpu
-
-    tune_cpu()
-    return LocalModel.of(load_pretrained(resolve(name, "model"), dtype, device))
 
 
 @dataclass(frozen=True)

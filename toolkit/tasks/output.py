@@ -62,7 +62,8 @@ class Output:
         token_ids: generated tokens (without the prompt).
         termination: stop (the model ended its turn), length (the cap), scored (a likelihood), none (no model).
         confidence: the probability of the answer among the choices, or the mean token probability; None if unknown.
-        choice_scores: log-likelihood of each choice, in the order of the choices.
+        choice_scores: of each choice, in the order of the choices: its log-likelihood, or what the recipe's
+            `likelihood` makes of it.
         retrieved: passages, best first.
         dropped_demonstrations: ids of those that did not fit the context.
         citations: documents the answer points at.
@@ -99,7 +100,8 @@ class Output:
 
     @property
     def margin(self) -> float | None:
-        """By how much the best choice's score leads the next one's, in nats; None where choices were not scored."""
+        """By how much the best choice's score leads the next one's, in nats (a token or byte where the scores are);
+        None where choices were not scored."""
         if self.choice_scores is None or len(self.choice_scores) < 2:
             return None
         best, second = sorted(self.choice_scores, reverse=True)[:2]

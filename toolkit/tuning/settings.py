@@ -43,7 +43,8 @@ class TuneSettings(BaseModel):
             `olora` from their QR decomposition (Büyükakyüz 2024). The last two rewrite the base: they train on a
             private copy, and what they learnt is saved as plain LoRA of twice the rank. On a base in bfloat16 that copy
             is rounded again, so that what answers is not quite what was trained: load it in float32 for them. `full`
-            trains a copy of all weights instead, through autograd: 16 bytes a parameter, and as much disk as the model.
+            trains a copy of all weights instead, through autograd: 16 bytes a parameter of memory, and 12 of disk for
+            the checkpoint.
         rank: of the adapter's matrices; its capacity. `auto` is the smallest power of two in 8 ... 256 with which at
             least as many parameters are trained as tokens are supervised ("LoRA Without Regret": capacity should not
             bind). 16, as errors of the learning rate cost more than those of the rank.

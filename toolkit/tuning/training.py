@@ -122,15 +122,16 @@ def train(
         base_name: the base's name for the adapter's own configuration.
         on_forecast: told before the first step what the training is expected to take.
         on_step, on_look: told of each optimiser step, and of each look at validation.
-        validate: the metric on validation of a state in a folder, for `validate_every`.
+        validate: of a state in a folder (`load_adapter(module, folder)` loads it), how good it is on validation, for
+            `validate_every`. More is better: give a loss or an error rate with the opposite sign.
         stop, bos: the `Renderer`'s; every supervised answer must end with `stop`, and no sequence may open with two
             `bos`. Not checked where they are not given.
         names: of the sequences or preferences, for errors; numbers from 0 by default.
         processes: from `start_processes`; each makes this call with the same arguments, the first alone writes, looks
             at validation and is told. Where None, helpers that wait take part.
         work: where the checkpoint and the states looked at lie. It is left to the caller, who removes it once what was
-            trained is safe: repeated until then, the call takes no step again. Where None they lie in `folder`, and are
-            removed with the end.
+            trained is safe: repeated until then, the call takes no step again (unless `checkpoint_every` is 0). Where
+            None they lie in `folder`, and are removed with the end.
 
     Raises:
         DataError: there is nothing to learn from, or sequences have a fault that `check_items` names.

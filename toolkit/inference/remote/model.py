@@ -79,7 +79,12 @@ class RemoteModel:
         self.context_tokens = endpoint.context_tokens
         self._clock = clock if clock is not None else Clock()
         tell = notice if notice is not None else _say_nothing
-        self._go_on = f"run the same command again{'' if store.read else ', without `--fresh`,'} to go on"
+        self._go_on = "run the same command again to go on"
+        if not store.read:
+            self._go_on = (
+                "run the same command again without `--fresh` to go on (what was not asked for again yet is then taken "
+                "from the answers of before), or with it to ask for all of them once more"
+            )
         self._client = Client(endpoint, self._clock, lambda text: tell(f"{name}: {text}"))
         self._journal = Journal(store, endpoint.expires_days)
         self.prices = prices_for(endpoint)

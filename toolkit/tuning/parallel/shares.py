@@ -138,6 +138,6 @@ def _check_devices(processes: Processes, device: Any) -> None:
     place, times = Counter(places).most_common(1)[0]
     if times > 1:
         raise ModelError(
-            f"{times} of {processes.count} processes are on {place}: start as many as there are devices, and name none "
-            "of them in the recipe (`device: cuda`)"
+            f"{times} of {processes.count} processes are on {place}: start as many as there are devices, call "
+            "`start_processes` before the model is loaded, and name none of them in a recipe (`device: cuda`)"
         )
