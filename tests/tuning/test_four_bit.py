@@ -36,7 +36,7 @@ def read_only(module: Any) -> Any:
 
 
 @pytest.mark.parametrize("computing", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "eva"])
 def test_it_learns_and_the_base_keeps_its_codes_and_scales(
     llama: Any, four_bits: Load, tmp_path: Path, computing: str, method: str
 ) -> None:

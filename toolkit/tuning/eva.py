@@ -91,11 +91,9 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
 
 def _by_full_names(config: Any, adapted: PeftModel) -> None:
     """Says of each layer what the patterns say of it: PEFT reads them here against longer names than before."""
-    for name, layer in adapted_layers(adapted):
-        config.rank_pattern[name], config.alpha_pattern[name] = layer.r["default"], layer.lora_alpha["default"]
-    for pattern in (config.rank_pattern, config.alpha_pattern):
-        for key in [key for key in pattern if key not in dict(adapted_layers(adapted))]:
-            del pattern[key]
+    layers = dict(adapted_layers(adapted))
+    config.rank_pattern = {name: layer.r["default"] for name, layer in layers.items()}
+    config.alpha_pattern = {name: layer.lora_alpha["default"] for name, layer in layers.items()}
 
 
 class _Inputs:
