@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.errors import FairnessError
 from toolkit.report import write_report
 from toolkit.strategies.adapter import Adapter, FitContext, Part
 
@@ -36,13 +37,13 @@ class SearchingAdapter(Adapter):
         return Part()
 
 
+def shorten(rows: dict[str, list[dict[str, Any]]]) -> None:
+    del rows["validation"][4:]
+
+
 @pytest.fixture
 def searching(tiny_shipped: Any, plant: Any) -> Any:
     plant(searching=SearchingAdapter)
-
-    def shorten(rows: dict[str, list[dict[str, Any]]]) -> None:
-        del rows["validation"][4:]
-
     task = tiny_shipped.task("handbook", shorten)
 
     def run(*overrides: str) -> Any:
@@ -81,6 +82,32 @@ def test_a_reason_lets_it_stand_and_is_printed(searching: Any) -> None:
     assert all(row["refused"] is None and row["n"] == 2 for row in result.comparison["contrasts"])
     note = "Tuning effort is unequal on purpose: only one of them has settings."
     assert note in result.comparison["notes"]
+
+
+LOOKS = "strategies={zero_shot: [], lora: [tune: {max_steps: 1, validate_every: 1}]}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        ([LOOKS], True),
+        ([LOOKS, "unequal_trials=only one of them has settings"], False),
+        ([LOOKS, "strategies.lora.tune.validate_every=0"], False),
+        ([LOOKS, "strategies.other=[tune: {max_steps: 2, validate_every: 1}]"], True),
+    ],
+)
+def test_trials_of_only_one_side_are_refused_before_anything_is_computed(
+    tiny_shipped: Any, overrides: list[str], refused: bool, tmp_path: Path
+) -> None:
+    task = tiny_shipped.task("handbook", shorten)
+    overrides = [*overrides, f"task={task}", "limit=2", "metrics=[token_f1]"]
+    if not refused:
+        assert tiny_shipped.run("quickstart", *overrides).comparison["contrasts"][0]["refused"] is None
+        return
+    said = "lora - zero_shot is refused: lora will make trials on validation and zero_shot none; .*unequal_trials"
+    with pytest.raises(FairnessError, match=said):
+        tiny_shipped.run("quickstart", *overrides)
+    assert not list(tmp_path.rglob("outputs"))
 
 
 def test_trials_are_still_counted_when_parts_come_from_the_store(searching: Any) -> None:

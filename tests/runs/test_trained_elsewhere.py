@@ -41,6 +41,10 @@ def test_it_is_compared_as_a_part_that_owns_its_weights(result: RunResult) -> No
     assert facts["merge"]["examples"] == 8  # unseeded, and yet there is something to merge
 
 
+def test_a_smoke_run_merges_for_no_more_examples_than_it_answers(start: Start, mine: Path) -> None:
+    assert start(MINE, overrides=["limit=2"]).comparison["strategies"]["mine"]["merge"]["examples"] == 2
+
+
 def test_the_report_says_what_is_unknown_of_it(result: RunResult) -> None:
     page = " ".join((result.folder / "report.md").read_text().split())
     assert (

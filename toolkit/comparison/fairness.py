@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from toolkit.errors import FairnessError, listing
@@ -92,6 +92,17 @@ def check_trials(a: str, b: str, trials: Mapping[str, int], why_unequal: str | N
     return (
         f"{a} made {trials[a]} trials on validation and {b} made {trials[b]}; give both the same number, or say in the "
         "recipe `unequal_trials: why`"
+    )
+
+
+def check_trials_ahead(a: str, b: str, trying: Collection[str], why_unequal: str | None) -> None:
+    """Point 6 before anything is computed. Raises FairnessError where only one of the two will make trials at all."""
+    if (a in trying) == (b in trying) or why_unequal is not None:
+        return
+    tries, plain = (a, b) if a in trying else (b, a)
+    raise FairnessError(
+        f"contrast {a} - {b} is refused: {tries} will make trials on validation and {plain} none; let both make as "
+        "many, or say in the recipe `unequal_trials: why`"
     )
 
 

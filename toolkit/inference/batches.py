@@ -13,6 +13,10 @@ GROUP_TOKENS = 512
 """A group of its own must spare so many at least: its rows are computed by themselves, so passes are smaller."""
 
 
+MOST_BRANCHINGS = 64
+"""Behind one another; rows that part later than that are one group."""
+
+
 def by_budget(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
     """Row numbers in passes, longest rows first; a pass's rows have at most `budget_tokens` tokens in all.
 
@@ -50,7 +54,7 @@ def by_prefix(rows: Sequence[tuple[int, ...]], more: int = 0) -> list[tuple[int,
     Args:
         more: tokens that a group must spare beyond `GROUP_TOKENS`.
     """
-    _, found = _grouped(rows, list(range(len(rows))), GROUP_TOKENS + more)
+    _, found = _grouped(rows, list(range(len(rows))), GROUP_TOKENS + more, MOST_BRANCHINGS)
     alone = [row for size, group in found if not size for row in group]
     groups = [(size, group) for size, group in found if size]
     groups.sort(key=lambda one: (-one[0] * (len(one[1]) - 1), one[1][0]))
@@ -58,7 +62,7 @@ def by_prefix(rows: Sequence[tuple[int, ...]], more: int = 0) -> list[tuple[int,
 
 
 def _grouped(
-    rows: Sequence[tuple[int, ...]], places: list[int], of_a_group: int
+    rows: Sequence[tuple[int, ...]], places: list[int], of_a_group: int, deeper: int
 ) -> tuple[int, list[tuple[int, list[int]]]]:
     """What these rows cost, and in which groups: all of them in one, or what begins alike behind that by itself."""
     size = common_prefix([rows[place] for place in places]) // PREFIX_STEP * PREFIX_STEP if len(places) > 1 else 0
@@ -66,8 +70,8 @@ def _grouped(
     branches: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place in places:
         branches[rows[place][size : size + PREFIX_STEP]].append(place)
-    if len(branches) > 1:
-        parts = [_grouped(rows, branch, of_a_group) for branch in branches.values()]
+    if len(branches) > 1 and deeper:
+        parts = [_grouped(rows, branch, of_a_group, deeper - 1) for branch in branches.values()]
         if sum(part for part, _ in parts) < cost:
             return sum(part for part, _ in parts), [group for _, groups in parts for group in groups]
     return cost, [(size, places)]

@@ -112,7 +112,8 @@ class LocalModel:
 
         asked = {row: prompt.digest for row, prompt in zip(_ids(prompts), prompts, strict=True)}  # each one once
         self._refuse_long(max(map(len, asked), default=0), sampling.max_new_tokens)
-        picker = Picker(sampling, self.renderer.stop_ids, self.renderer.decode)
+        stop_ids = self.renderer.stop_ids | self.renderer.control_ids(sampling.stop)
+        picker = Picker(sampling, stop_ids, self.renderer.decode)
 
         def answer() -> dict[tuple[int, ...], list[Row]]:
             answers = {row: _samples(digest, sampling) for row, digest in asked.items()}
@@ -251,10 +252,11 @@ class LocalModel:
             if number or not size:
                 yield self._packed.prefill(shared), places
                 continue
-            if self._prefix is None or self._prefix.token_ids != shared:
-                self._prefix = None  # the old one's memory is free before the new one's is taken
-                self._prefix = self._packed.prefill(shared)
-            yield self._prefix, places
+            prefix = self._prefix  # asked once: another thread may set its own meanwhile
+            if prefix is None or prefix.token_ids != shared:
+                self._prefix = prefix = None  # the old one's memory is free before the new one's is taken
+                self._prefix = prefix = self._packed.prefill(shared)
+            yield prefix, places
 
     def _within_memory(self, work: Callable[[], Found]) -> Found:
         """Does the work; where a GPU runs out of memory, again from the start with passes of half the size."""

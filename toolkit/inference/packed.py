@@ -23,6 +23,10 @@ from toolkit.models.weights import shared_copy
 HEAD_ROWS, HEAD_TOKENS = 512, 2048
 """Rows and tokens of a piece of the vocabulary product: its logits in fp32 stay near the processor."""
 
+LEAST_CHANGE = -0.9
+"""Of the sum over the vocabulary, as a share of it, when one token's logit is put in exactly: half a step of bf16 at a
+logit of 256 is less, and only a sum in which that logit was rounded the other way would give more."""
+
 PART_TOKENS = 1024
 """Of a longer row so many are run at once, by themselves but for the last: more are no faster, and take more memory."""
 
@@ -126,9 +130,11 @@ class Packed:
             return own - norm
         rounded, own = self._capped(own.to(hidden.dtype).float()), self._capped(own)
         if hidden.dtype != torch.float32:
-            # the norm has the token's rounded logit in it: with the exact one no probability comes out above 1
-            norm = norm + torch.log1p((own - norm).exp() - (rounded - norm).exp())
-        return own - norm
+            # the norm has the token's rounded logit in it: with the exact one no probability comes out above 1, but
+            # where the product that went into the norm was rounded the other way
+            change = (own - norm).exp() - (rounded - norm).exp()
+            norm = norm + torch.log1p(change.clamp(min=LEAST_CHANGE))
+        return (own - norm).clamp(max=0)
 
     def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """log of the sum of exp over the vocabulary, [R] in fp32, piece by piece: [R, V] never stands in memory."""

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError
-from toolkit.models.adapter_files import PREFIX, TENSORS, declared_base, plain_name, read_settings, writing_into_base
+from toolkit.models.adapter_files import (
+    ACTIVATED,
+    BESIDE_LORA,
+    PREFIX,
+    TENSORS,
+    declared_base,
+    plain_name,
+    read_settings,
+    writing_into_base,
+)
 from toolkit.models.four_bit import dequantise, is_quantised
 from toolkit.models.weights import shared_copy
 from toolkit.models.whole import holds_all_weights, load_whole, whole_digest
@@ -112,10 +121,18 @@ def _loaded(module: Any, folder: Path) -> PeftModel:
     """With the adapter's tensors in fp32."""
     import torch
     from peft import PeftConfig, PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors import SafetensorError
 
     if faults := writing_into_base(folder):
         raise ModelError(f"adapter '{folder}': {'; '.join(faults)}")
+    if read_settings(folder).get(ACTIVATED):  # PEFT tells its layers from where on, which views under it are not told
+        raise ModelError(f"adapter '{folder}': {ACTIVATED}: {BESIDE_LORA[ACTIVATED]}, which would have no effect here")
+    if any(isinstance(layer, BaseTunerLayer) for layer in module.modules()):  # PEFT would replace it, in silence
+        raise ModelError(
+            f"adapter '{folder}': the model carries an adapter already, which would be lost: merge that one first "
+            "(`toolkit.models.merged(base, folder)`)"
+        )
     copied = shared_copy(module)
     with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():  # PEFT draws before it reads
         warnings.simplefilter("ignore")  # tensors that are missing are an error below

@@ -43,11 +43,12 @@ KNOWN_SETTINGS = frozenset((
 WRAPPED = ("modules_to_save", "trainable_token_indices")
 """Settings under which PEFT keeps further tensors in copies of its own."""
 
+ACTIVATED = "alora_invocation_tokens"
 BESIDE_LORA: Mapping[str, str] = {
     "modules_to_save": "it also holds whole modules of the model",
     "trainable_token_indices": "it also holds rows of the embeddings",
     "layer_replication": "it repeats layers of the model",
-    "alora_invocation_tokens": "it acts from certain tokens of the prompt on (activated LoRA)",
+    ACTIVATED: "it acts from certain tokens of the prompt on (activated LoRA)",
 }
 MERGE = (
     "merge it into its base where it was trained (PEFT's `merge_and_unload`, then `save_pretrained`) and name that "

@@ -44,6 +44,12 @@ class Renderer:
         eos = getattr(self.tokenizer, "eos_token_id", None)
         return frozenset(self.stop) | self._ends | (frozenset() if eos is None else {int(eos)})
 
+    def control_ids(self, texts: Sequence[str]) -> frozenset[int]:
+        """The ids of those of some texts that are a control token's spelling, which no decoded text has in it."""
+        tokenizer: Any = self.tokenizer
+        control = getattr(tokenizer, "all_special_tokens", ())
+        return frozenset(int(tokenizer.convert_tokens_to_ids(text)) for text in texts if text in control)
+
     @property
     def bos(self) -> int | None:
         """The token that opens a text, where the tokeniser has one."""

@@ -7,6 +7,7 @@ from itertools import chain
 
 from toolkit.errors import RecipeError, listing, nearest
 from toolkit.evaluation import Metric
+from toolkit.inference import LocalModel
 from toolkit.recipe import ContrastSpec, Recipe
 from toolkit.strategies.adapter import Adapter, Dependency
 from toolkit.strategies.bench import Bench
@@ -66,11 +67,13 @@ def check_lessons(recipe: Recipe, benches: Mapping[str, Bench]) -> None:
         bench = benches[strategy.name]
         if bench.model.renderer.chat is None:
             continue  # a hosted model, or one that is not here: nothing is known of its tokens
+        left_out = recipe.over_length != "stop"  # what is too long
+        module = bench.model.module if isinstance(bench.model, LocalModel) and not left_out else None
         for settings in (adapter.settings for adapter in strategy.adapters):
             learn: Learn = getattr(settings, "learn", "answers")
             if settings.tunes and settings.learns_answers and (id(bench), learn) not in seen:
                 seen.add((id(bench), learn))
-                check_rows(bench.task, bench.model.renderer, bench.conditions.template, learn)
+                check_rows(bench.task, bench.model.renderer, bench.conditions.template, learn, module)
 
 
 def check_contrasts(recipe: Recipe, metrics: Sequence[Metric]) -> None:

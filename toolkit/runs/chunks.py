@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import RunError
-from toolkit.inference import RemoteModel
+from toolkit.inference import FoundationModel
 from toolkit.json_lines import dumps
 from toolkit.meter import Meter
 from toolkit.runs.hosted import replayed_wall_seconds
@@ -37,11 +37,13 @@ def answer_in_chunks(
     store: Store | None,
     meter: Meter,
     seed: int | None,
+    models: Collection[FoundationModel],
 ) -> list[Output]:
     """All outputs, from the file where they stand, from the Store, or from the system.
 
     Args:
         store: None for what must not outlast this run: a hosted model's answers expire, and it keeps them itself.
+        models: all of the run, for a strategy may use another one's.
 
     Raises:
         RunError: the disk cannot be written.
@@ -50,14 +52,14 @@ def answer_in_chunks(
     chunks = [tuple(examples[start : start + size]) for start in range(0, len(examples), size)]
     keys = [chunk_key(system, chunk) for chunk in chunks]
     outputs = _finished(path, chunks, keys)
-    if isinstance(system.model, RemoteModel) and len(outputs) < len(examples):
+    if store is None and len(outputs) < len(examples):
         path.unlink(missing_ok=True)  # some may be too old to stand beside new ones: the model's journal knows which
         outputs = []
     done = -(-len(outputs) // size)
     name = system.strategy.name
     meter.event("answer", strategy=name, seed=seed, chunks=len(chunks), done=done)
     for number in range(done, len(chunks)):
-        record = _chunk(system, chunks[number], keys[number], store)
+        record = _chunk(system, chunks[number], keys[number], store, models)
         found = [from_line(output) for output in record["outputs"]]
         _append(path, keys[number], record["outputs"])
         outputs += found
@@ -83,13 +85,15 @@ def chunk_key(system: System, chunk: Sequence[Example]) -> str:
     return key_of({"system": system.key, "examples": seen})
 
 
-def _chunk(system: System, chunk: Sequence[Example], key: str, store: Store | None) -> dict[str, Any]:
+def _chunk(
+    system: System, chunk: Sequence[Example], key: str, store: Store | None, models: Collection[FoundationModel]
+) -> dict[str, Any]:
     stored = None if store is None else store.taking(key, _stored)
     if stored is not None:
         return {**stored, "cached": True}
-    replayed, started = replayed_wall_seconds([system.model]), time.perf_counter()
+    replayed, started = replayed_wall_seconds(models), time.perf_counter()
     outputs = [to_line(output) for output in system.answer(chunk)]
-    seconds = time.perf_counter() - started + replayed_wall_seconds([system.model]) - replayed
+    seconds = time.perf_counter() - started + replayed_wall_seconds(models) - replayed
     record = {"outputs": outputs, "seconds": seconds}
     if store is not None:
         store.put(key, lambda folder: _write(folder / RECORD, record))

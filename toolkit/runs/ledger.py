@@ -32,9 +32,8 @@ def ledger(
     answers and fits are as first measured, also where they came from the Store.
     """
     stages: dict[str, float] = {}
-    for row in timings:
-        if not row.get("cached"):
-            stages[row["stage"]] = stages.get(row["stage"], 0.0) + float(row["seconds"])
+    for row in _once_each([row for row in timings if not row.get("cached")]):
+        stages[row["stage"]] = stages.get(row["stage"], 0.0) + float(row["seconds"])
     return {
         "stages_seconds": {name: round(seconds, 3) for name, seconds in sorted(stages.items())},
         "peak_memory_bytes": max(peak_memory_bytes(), *(int(row.get("peak_memory_bytes", 0)) for row in timings)),
@@ -42,15 +41,18 @@ def ledger(
     }
 
 
+def _once_each(timings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A chunk that was answered anew, as a hosted model's are when a run goes on, counts as it was answered last."""
+    chunks = {(row["strategy"], row["seed"], row["chunk"]): row for row in timings if row["stage"] == "answer"}
+    return [*(row for row in timings if row["stage"] != "answer"), *chunks.values()]
+
+
 def _strategy(costed: Costed, usage: Sequence[UsageRow], timings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = [row for row in usage if row.strategy == costed.name]
     count = max(1, len(rows))
-    answered: dict[tuple[Any, Any], Mapping[str, Any]] = {}
-    for row in timings:
-        if row["stage"] == "answer" and row["strategy"] == costed.name:
-            answered[(row["seed"], row["chunk"])] = row  # the last one: what was computed again counts
-    seconds = sum(float(row["seconds"]) for row in answered.values())
-    examples = sum(int(row["examples"]) for row in answered.values())
+    answered = [row for row in _once_each(timings) if row["stage"] == "answer" and row["strategy"] == costed.name]
+    seconds = sum(float(row["seconds"]) for row in answered)
+    examples = sum(int(row["examples"]) for row in answered)
     facts = [fact for fitted in costed.fitted for fact in fitted.facts]
     origins = ("question", "demonstrations", "passages", "other")
     return {

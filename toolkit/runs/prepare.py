@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, get_args
 
-from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits
+from toolkit.comparison.fairness import FactorSheet, check_contrast, check_lengths, check_splits, check_trials_ahead
 from toolkit.errors import RecipeError, listing
 from toolkit.evaluation import metrics_for
 from toolkit.evaluation.metric import Metric
@@ -90,8 +90,11 @@ def prepare(
         _tell_plain_paths(benches, meter)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))
+    trying = {one.name for one in recipe.strategies if any(adapter.settings.makes_trials for adapter in one.adapters)}
     for contrast in recipe.contrasts:
         check_contrast(contrast.a, contrast.b, sheets, contrast.varies)
+        if not finished:
+            check_trials_ahead(contrast.a, contrast.b, trying, recipe.unequal_trials)
     for strategy in recipe.strategies:
         if any(declares(adapter.settings, "corpus") for adapter in strategy.adapters):
             _ = benches[strategy.name].corpus_digest  # an unreadable corpus is told before anything is computed

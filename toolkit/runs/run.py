@@ -150,7 +150,8 @@ def _answer_all(
             with _base_unchanged(prepared, strategy.name, seed, folder, store):
                 path = folder.outputs(strategy.name, seed)
                 kept = None if expires(strategy, recipe, prepared.benches) else store
-                outputs = answer_in_chunks(fitted.system, examples, recipe.chunk_examples, path, kept, meter, seed)
+                size, models = recipe.chunk_examples, prepared.models.values()
+                outputs = answer_in_chunks(fitted.system, examples, size, path, kept, meter, seed, models)
             done[(strategy.name, seed)] = Answered(strategy, seed, fitted, tuple(outputs))
     order = {strategy.name: place for place, strategy in enumerate(recipe.strategies)}
     return sorted(done.values(), key=lambda item: (order[item.strategy.name], item.seed or 0))
@@ -205,7 +206,7 @@ def _weigh(
         prompt_report(system, prepared.task.without_test(), place / "prompt.json")
         first = item.seed in (None, prepared.recipe.seeds[0])
         if first and not holds_all_weights(system.weights.folder):  # which have nothing to be merged
-            model, asked = prepared.benches[name].model, prepared.task.validation
+            model, asked = prepared.benches[name].model, prepared.task.validation[: prepared.recipe.limit]
             report = merge_report(system, model, asked, place / "merge.json", store, meter)
             if report is not None:
                 merges[name] = report

@@ -146,6 +146,11 @@ class Adapter(BaseModel):
         """Whether weights that its part offers were trained on the train split's answers, behind their prompts."""
         return not self.trained_elsewhere
 
+    @property
+    def makes_trials(self) -> bool:
+        """Whether fitting calls `validate`: contrasts with strategies that do not are refused before anything runs."""
+        return False
+
     def fit(self, context: FitContext) -> Part:
         """The part these settings give on this task and model."""
         raise TypeError(f"{type(self).__name__} does not implement `fit`")

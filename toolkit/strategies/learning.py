@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.errors import DataError, FairnessError, listing
 from toolkit.inference.model import FoundationModel
@@ -101,8 +101,11 @@ def row_lessons(
     }
 
 
-def check_rows(task: TrainingTask, renderer: Renderer, template: Template, learn: Learn) -> None:
+def check_rows(task: TrainingTask, renderer: Renderer, template: Template, learn: Learn, module: Any = None) -> None:
     """Some of train's rows as they would be learnt from bare: what cannot be trained on is told before anything runs.
+
+    Args:
+        module: to be trained, where rows must fit into its context.
 
     Raises:
         DataError: a sequence has a fault that `check_items` names.
@@ -115,7 +118,7 @@ def check_rows(task: TrainingTask, renderer: Renderer, template: Template, learn
         found |= row_lessons(renderer, task.contract, example, draft, learn, faults)
     _refuse(faults)
     if found:
-        check_items(None, list(found.values()), renderer.stop, renderer.bos, tuple(found))
+        check_items(module, list(found.values()), renderer.stop, renderer.bos, tuple(found))
 
 
 def corpus_texts(task: TrainingTask) -> list[str]:
@@ -139,7 +142,7 @@ def corpus_windows(
     Raises:
         DataError: a document has nothing to learn, or windows are longer than the model's context.
     """
-    return model.renderer.text_windows(texts, _window_tokens(model, window_tokens))
+    return model.renderer.text_windows(texts, window_length(model, window_tokens))
 
 
 def _rows(context: FitContext, learn: Learn) -> Lessons:
@@ -181,7 +184,8 @@ def _corpus(context: FitContext, window_tokens: int | Literal["auto"]) -> Lesson
     return Lessons(windows, Numbered(WINDOW, range(len(windows))), ())
 
 
-def _window_tokens(model: FoundationModel, wanted: int | Literal["auto"]) -> int:
+def window_length(model: FoundationModel, wanted: int | Literal["auto"]) -> int:
+    """Of windows of raw text, in tokens. Raises DataError where they would be longer than the model's context."""
     room = model.context_tokens
     if wanted == "auto":
         return WINDOW_TOKENS if room is None else min(WINDOW_TOKENS, room)

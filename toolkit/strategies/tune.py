@@ -17,7 +17,7 @@ from toolkit.inference.local import LocalModel
 from toolkit.inference.model import FoundationModel, Weights
 from toolkit.rendering.raw_text import SHORTEST_WINDOW_TOKENS
 from toolkit.strategies.adapter import Adapter, Dependency, FitContext, Part
-from toolkit.strategies.learning import SHOWN_PROBLEMS, Learn, Lessons, lessons, problems
+from toolkit.strategies.learning import SHOWN_PROBLEMS, Learn, Lessons, lessons, problems, window_length
 from toolkit.strategies.places import candidates, not_there
 from toolkit.tasks.chats import read_chats
 from toolkit.tasks.task import TrainingTask
@@ -59,6 +59,10 @@ class TuneAdapter(Adapter, TuneSettings):
     def learns_answers(self) -> bool:
         return self.learn in ("answers", "preferences")
 
+    @property
+    def makes_trials(self) -> bool:
+        return self.validate_every > 0
+
     def depends_on(self) -> frozenset[Dependency]:
         return frozenset({"model", "corpus"} if self.learn == "corpus" else {"model"})
 
@@ -95,8 +99,19 @@ class TuneAdapter(Adapter, TuneSettings):
         return [*found, *(f"chats: {problem}" for problem in self._chats_problems())]
 
     def check_model(self, model: FoundationModel) -> list[str]:
-        reason = why_not_tunable(model.module, self.method) if isinstance(model, LocalModel) else None
-        return [] if reason is None else [reason]
+        if not isinstance(model, LocalModel):
+            return []
+        if reason := why_not_tunable(model.module, self.method):
+            return [reason]
+        from toolkit.tuning.adapter import check_settings
+
+        try:
+            if self.learn == "corpus":
+                window_length(model, self.window_tokens)
+            check_settings(model.module, self.settings)
+        except (DataError, ModelError) as error:
+            return [str(error)]
+        return []
 
     def fit(self, context: FitContext) -> Part:
         if not isinstance(context.model, LocalModel):

@@ -40,12 +40,14 @@ def read_training(path: Path | str) -> dict[str, dict[int, dict[str, float]]]:
     stays. A file that is not there says nothing.
     """
     found: dict[str, dict[int, dict[str, float]]] = {}
+    latest: dict[str, int] = {}
     for line in read_lines(Path(path)):
         name, step = TrackedRun(line["strategy"], line["seed"]).name, line["step"]
         steps = found.setdefault(name, {})
         said = {key: value for key, value in line.items() if key not in _PLACE}
-        if any(later > step for later in steps):
+        if latest.get(name, step) > step:
             first = step + is_look(said)
             found[name] = steps = {earlier: values for earlier, values in steps.items() if earlier < first}
+        latest[name] = step
         steps[step] = steps.get(step, {}) | said
     return found

@@ -19,7 +19,15 @@ from toolkit.models.adapter_files import CONFIG, TENSORS
 from toolkit.models.weights import shared_copy
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.seeds import derive
-from toolkit.tuning.methods import REWRITING, as_plain_lora, check_names, lora_config, rewrite, smallest_rank
+from toolkit.tuning.methods import (
+    REWRITING,
+    as_plain_lora,
+    check_names,
+    check_rewritable,
+    lora_config,
+    rewrite,
+    smallest_rank,
+)
 from toolkit.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -54,6 +62,20 @@ def new_adapter(
 
         start_from_data(adapted, sequences, seed)
     return adapted
+
+
+def check_settings(module: Any, settings: TuneSettings) -> None:
+    """Whether settings suit a model, without a training and before one.
+
+    Raises:
+        ModelError: as `new_adapter`, but for what only the sequences show.
+    """
+    if settings.method == "full":
+        return
+    adapted = _plain_adapter(module, settings.model_copy(update={"rank": 1} if settings.rank == "auto" else {}), seed=0)
+    check_names(adapted, settings)
+    if settings.method in REWRITING:
+        check_rewritable(adapted, settings.method)
 
 
 def resolved_rank(module: Any, settings: TuneSettings, supervised_tokens: int) -> int:

@@ -30,12 +30,18 @@ class State(NamedTuple):
     seconds: float = 0.0
 
 
-def training_key(module: Any, items: Sequence[Item], settings: TuneSettings, seed: int) -> str:
-    """sha256 of what decides a training's result: how often checkpoints are written and what is recomputed do not."""
+def training_key(
+    module: Any, items: Sequence[Item], settings: TuneSettings, seed: int, shapes: Sequence[tuple[int, ...]]
+) -> str:
+    """sha256 of what decides a training's result: how often checkpoints are written and what is recomputed do not.
+
+    Args:
+        shapes: of what is trained, as it lies in a state: `eva` may find other ranks elsewhere.
+    """
     digest = hashlib.sha256(tensors_digest(module).encode())
     digest.update(FORMAT.encode())
     digest.update(settings.model_dump_json(exclude={"checkpoint_every", "gradient_checkpointing"}).encode())
-    digest.update(f"\0{seed}\0{content_digest(items)}".encode())
+    digest.update(f"\0{seed}\0{content_digest(items)}\0{list(shapes)}".encode())
     return digest.hexdigest()
 
 

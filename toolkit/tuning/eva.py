@@ -30,7 +30,7 @@ TOKENS = 4096
 """Of the training's first sequences, as many whole ones as reach it; prompts and answers alike."""
 
 PASS_TOKENS = 1024
-"""Read at once, at least: the components are brought up to date after every pass."""
+"""Read at once, at least, or as many as there are components: they are brought up to date after every pass."""
 
 SPREAD = 2
 """A layer's rank becomes at most so many times what it was (rho in the paper, 2 in PEFT too); their sum stays."""
@@ -56,7 +56,7 @@ def start_from_data(adapted: PeftModel, sequences: Iterable[TrainingSequence], s
     if not ranks:
         raise ModelError("method: eva starts from what layers read, and what is adapted reads token ids only")
     wanted = SPREAD * max(ranks.values())
-    passes = _passes(sequences)
+    passes = _passes(sequences, max(PASS_TOKENS, wanted))
     inputs = _Inputs(wanted)
     _read(adapted, layers, passes, inputs)
     found = inputs.found()
@@ -116,7 +116,9 @@ class _Inputs:
             self._leaders[name] = self._last[1]
             return
         self._last, self._leaders[name] = (inputs, name), name
-        rows = inputs[self.real] if inputs.shape[:-1] == self.real.shape else inputs.reshape(-1, inputs.shape[-1])
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        if len(rows) == self.real.numel():  # experts are handed their own tokens, all real but for the padding's
+            rows = rows[self.real.flatten()]
         components = min(self._wanted, rows.shape[1])
         if len(rows) >= components:
             if name not in self._analyses:
@@ -131,20 +133,20 @@ class _Inputs:
         return {name: found[leader] for name, leader in self._leaders.items() if leader in found}
 
 
-def _passes(sequences: Iterable[TrainingSequence]) -> list[list[TrainingSequence]]:
-    """The first sequences, in passes of at least `PASS_TOKENS`; what is left over goes with the pass before."""
+def _passes(sequences: Iterable[TrainingSequence], least: int) -> list[list[TrainingSequence]]:
+    """The first sequences, in passes of at least so many tokens; what is left over goes with the pass before."""
     passes: list[list[TrainingSequence]] = []
-    taken, size = 0, PASS_TOKENS
+    taken, size = 0, least
     for sequence in sequences:
-        if size >= PASS_TOKENS:
+        if size >= least:
             passes.append([])
             size = 0
         passes[-1].append(sequence)
         size += len(sequence.token_ids)
         taken += len(sequence.token_ids)
-        if taken >= TOKENS:
+        if taken >= max(TOKENS, least):
             break
-    if len(passes) > 1 and size < PASS_TOKENS:
+    if len(passes) > 1 and size < least:
         passes[-2:] = [passes[-2] + passes[-1]]
     return passes
 

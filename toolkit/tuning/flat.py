@@ -28,6 +28,7 @@ class FlatWeights:
             torch.cat([one.detach().to(dtype).reshape(-1) for one, dtype in zip(parameters, widest, strict=True)])
         )
         self.vector.grad = torch.zeros_like(self.vector)
+        self.shapes = [tuple(one.shape) for one in parameters]
         self._places: dict[int, slice] = {}
         self._rounded: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
         start = 0

@@ -103,14 +103,8 @@ def check_names(adapted: PeftModel, settings: TuneSettings) -> None:
                 )
 
 
-def rewrite(adapted: PeftModel, method: str) -> None:
-    """Moves a low-rank part of each adapted layer's weight into its adapter, on weights that become the view's own.
-
-    PEFT's own initialisation writes into the weight in place, and the view shares its weights with the base.
-
-    Raises:
-        ModelError: a layer is not plainly linear, or has fewer inputs or outputs than the rank.
-    """
+def check_rewritable(adapted: PeftModel, method: str) -> None:
+    """Raises ModelError where a layer is not plainly linear, or has fewer inputs or outputs than the rank."""
     import torch
 
     for name, layer in adapted_layers(adapted):
@@ -122,6 +116,21 @@ def rewrite(adapted: PeftModel, method: str) -> None:
             raise ModelError(
                 f"rank: {method} cannot take {rank} of the {smallest} dimensions of {name}; lower its rank"
             )
+
+
+def rewrite(adapted: PeftModel, method: str) -> None:
+    """Moves a low-rank part of each adapted layer's weight into its adapter, on weights that become the view's own.
+
+    PEFT's own initialisation writes into the weight in place, and the view shares its weights with the base.
+
+    Raises:
+        ModelError: as `check_rewritable`.
+    """
+    import torch
+
+    check_rewritable(adapted, method)
+    for _, layer in adapted_layers(adapted):
+        base = layer.get_base_layer()
         base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=False)
         with torch.no_grad():
             if method == "pissa":

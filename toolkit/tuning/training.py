@@ -7,6 +7,7 @@ training computes what answering computes.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -147,7 +148,9 @@ def train(
         check_items(module, sequences, stop, bos, names)
         ask(processes, module, sequences, settings, seed)
         result = _train(module, sequences, settings, places, seed, base_name, watch, processes)
-        digest = processes.from_main(adapter_digest(places.folder) if processes.is_main else None)
+        told = [adapter_digest(places.folder), result["looks"], result["kept_step"]] if processes.is_main else None
+        digest, looks, kept_step = json.loads(processes.from_main(None if told is None else json.dumps(told)))
+    result |= {"looks": tuple((step, value) for step, value in looks), "kept_step": kept_step}
     return TrainingResult(folder=places.folder, digest=digest, seconds=measured["seconds"], **result)
 
 
@@ -177,7 +180,7 @@ def _train(
     validate = numbers_only(watch.validate) if processes.is_main else _elsewhere
     save = partial(trained.save, base_name=base_name)
     selection = Selection(places.work, settings, len(steps), save, validate, watch.on_look)
-    key = checkpoint.training_key(module, items, settings, seed)
+    key = checkpoint.training_key(module, items, settings, seed, weights.shapes)
     check_same_start(processes, module, key, how, weights.vector)
     losses, selection.looks, before = resume_everywhere(
         processes, places.work, key, weights.vector, optimiser, lambda done: selection.has(done.looks)

@@ -16,7 +16,7 @@ from toolkit.inference.remote.journal import Journal, Kept
 from toolkit.inference.remote.prices import price_dollars, prices_for
 from toolkit.inference.remote.rate import Clock
 from toolkit.inference.remote.request import Request, requests_of
-from toolkit.inference.remote.wire import Wire, connected, read_key
+from toolkit.inference.remote.wire import Wire, connected
 from toolkit.models.endpoint import EndpointSource
 from toolkit.rendering.prompt import Prompt
 from toolkit.rendering.renderer import Renderer
@@ -123,8 +123,9 @@ class RemoteModel:
         raise ModelError(f"the served model '{self.name}' cannot carry adapted weights: name a local model")
 
     def check_key(self) -> None:
-        """Raises ModelError where the key's variable is empty, so that it is told before anything is computed."""
-        read_key(self.endpoint)
+        """Raises ModelError where no connection could be made, for want of a key say, before anything is computed."""
+        with connected(self.endpoint, self._clock):
+            pass
 
     @property
     def account(self) -> Account:
@@ -145,7 +146,7 @@ class RemoteModel:
         now = self._clock.wall()
         known: dict[str, Kept] = {}
         for key, request in requests.items():
-            kept = self._journal.find(request, now)
+            kept = self._answered.get(key) or self._found.get(key) or self._journal.find(request, now)
             if kept is not None:
                 known[key] = kept
                 self.replayed_seconds += kept.seconds

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolkit.errors import ModelError, listing
+from toolkit.errors import ModelError, listing, nearest
 from toolkit.models.endpoint import EndpointSource
 from toolkit.resources import shipped
 from toolkit.tasks.yaml_file import read_yaml
@@ -44,18 +44,23 @@ def prices_for(endpoint: EndpointSource) -> Mapping[str, Price]:
     """The prices of an endpoint's models that the user's file, else the shipped one, knows.
 
     Raises:
-        ModelError: the file cannot be read; every problem names its line.
+        ModelError: the file cannot be read, where every problem names its line; or the user's does not know a model.
     """
     path = shipped("configs") / "prices.yaml" if endpoint.prices is None else Path(endpoint.prices)
     problems: list[str] = []
     found = read_yaml(path, PriceFile, problems)
     if found is None:
         raise ModelError(listing(problems, "the price file"))
-    return {
+    known = {
         name: price
         for name, price in found.content.models.items()
-        if name in endpoint.models and price.host in (None, endpoint.host)
+        if name in endpoint.models and (price.host or endpoint.host).lower() == endpoint.host
     }
+    if endpoint.prices is not None and (unpriced := [name for name in endpoint.models if name not in known]):
+        listed = list(found.content.models)
+        missing = [f"'{name}' at {endpoint.host}{nearest(name, listed)}" for name in unpriced]
+        raise ModelError(f"{path}: no price of {', '.join(missing)}; add it, or leave `prices` out")
+    return known
 
 
 def price_dollars(price: Price | None, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:

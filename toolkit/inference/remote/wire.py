@@ -150,6 +150,11 @@ def connected(endpoint: EndpointSource, clock: Clock) -> Iterator[Wire]:
             "the proxy that the environment names cannot be used: its URL is malformed or of an unknown kind (in a "
             "password / is written %2F, # %23 and @ %40)"
         ) from None
+    except OSError as error:  # of certificates: where SSL_CERT_FILE or SSL_CERT_DIR names what is not there
+        raise ModelError(
+            f"the certificates by which servers are known cannot be read ({type(error).__name__}): mend or unset "
+            "SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
     except ImportError as error:  # a proxy of a kind that is not installed
         raise ModelError(f"the proxy that the environment names cannot be used: {error}") from error
     with http:
