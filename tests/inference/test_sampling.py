@@ -196,3 +196,19 @@ def test_an_answer_that_reaches_the_cap_with_its_stop_text_has_stopped() -> None
     row = Row()
     Picker(Sampling(1, stop=("a",)), frozenset(), letters).pick(torch.tensor([[9.0, 0.0]]), [row])
     assert (row.done, row.termination) == (True, "stop")
+
+
+def test_the_spelling_of_a_control_token_stops_too(
+    tiny_model: LocalModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no decoded text, so only its id shows it."""
+    (first,) = tiny_model.generate(prompts[:1], Sampling(8))
+    place = max(first.token_ids.index(token) for token in first.token_ids)
+    token = first.token_ids[place]
+    assert place > 0
+    tokenizer = tiny_model.renderer.tokenizer
+    spelling = tokenizer.convert_ids_to_tokens(token)
+    monkeypatch.setattr(type(tokenizer), "all_special_tokens", property(lambda _: [spelling]))
+    (cut,) = tiny_model.generate(prompts[:1], Sampling(8, stop=(spelling,)))
+    assert (cut.termination, cut.token_ids[:place]) == ("stop", first.token_ids[:place])
+    assert len(cut.token_ids) <= place + 1

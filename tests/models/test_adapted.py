@@ -151,3 +151,21 @@ def test_an_adapter_whose_layers_are_not_the_models_is_refused(tmp_path: Path, l
     folder = saved(build_llama(num_hidden_layers=layers), tmp_path, target_modules=["q_proj", "v_proj"])
     with pytest.raises(ModelError, match="does not fit"):
         load_adapter(build_llama(), folder)
+
+
+@pytest.mark.parametrize("apply", [load_adapter, merged])
+def test_an_adapter_on_another_is_refused_and_on_a_merged_one_it_is_the_sum(tmp_path: Path, apply: Any) -> None:
+    """PEFT would put the second in the first one's place, in silence."""
+    module = build_llama()
+    first, second = saved(module, tmp_path / "a"), saved(module, tmp_path / "b", r=2)
+    with pytest.raises(ModelError, match="carries an adapter already"):
+        apply(load_adapter(module, first), second)
+    both = logits(apply(merged(module, first), second))
+    assert not torch.allclose(both, logits(load_adapter(module, second)), atol=1e-4)
+
+
+@pytest.mark.parametrize("apply", [load_adapter, merged])
+def test_an_adapter_that_acts_from_certain_tokens_on_is_refused(tmp_path: Path, apply: Any) -> None:
+    folder = saved(build_llama(), tmp_path, alora_invocation_tokens=[3, 4])
+    with pytest.raises(ModelError, match="activated LoRA"):
+        apply(build_llama(), folder)

@@ -102,6 +102,13 @@ def test_contradictions_are_refused(tmp_path: Path, text: str, message: str) -> 
         read_entry(write(tmp_path, "x", text))
 
 
+def test_a_file_that_is_no_yaml_is_told_without_what_stands_in_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "x", 'name: x\nsource:\n  endpoint: {url: a, key_env: "sk-live-0123456789}\n')
+    with pytest.raises(ModelError, match=r"x\.yaml:\d: cannot be read as YAML") as caught:
+        read_entry(path)
+    assert "sk-live" not in str(caught.value)
+
+
 SERVED = "name: served\nkind: {kind}\nsource:\n  endpoint: {{url: '{url}', model: small{more}}}\n"
 
 

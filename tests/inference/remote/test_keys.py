@@ -76,6 +76,14 @@ def test_a_proxy_that_is_no_url_is_told_without_its_password(
     assert "hunter" not in str(caught.value)
 
 
+def test_certificates_that_are_not_there_are_told_before_anything_is_computed(
+    make_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/gone.pem")
+    with pytest.raises(ModelError, match="SSL_CERT_FILE"):
+        make_model(url="https://server.example/v1").check_key()
+
+
 def test_an_empty_variable_is_told_before_anything_is_sent(
     server: FaultyServer, make_model: Make, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,18 @@ def test_kept_answers_expire(server: FaultyServer, make_model: Make, time_passed
     assert len(server.requests) == 2
 
 
+def test_what_a_process_holds_does_not_expire_in_it(
+    server: FaultyServer, make_model: Make, time_passed: Any, prompts: list[Prompt]
+) -> None:
+    make_model().generate(prompts[:1], Sampling(7))
+    model = make_model(expires_days=1.0)
+    first = model.generate(prompts[:2], Sampling(7))
+    time_passed.passed += 2 * DAY  # a long training between answering and the timing pass
+    assert model.generate(prompts[:2], Sampling(7)) == first
+    assert len(server.requests) == 2
+    assert (model.account.answered, model.account.kept) == (1, 1)
+
+
 def test_a_served_model_neither_scores_nor_is_tuned(make_model: Make, prompts: list[Prompt], tmp_path: Path) -> None:
     model = make_model()
     assert not model.can_score

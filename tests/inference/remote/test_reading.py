@@ -185,3 +185,20 @@ def test_all_problems_of_a_price_file_are_told_with_their_lines(tmp_path: Path) 
         prices_for(EndpointSource(**LOCAL, prices=str(path)))
     for part in ("prices.yaml:3", "unknown key 'models.small.dat'", "'models.small.source' is missing"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["smal", "small\n    host: elsewhere.example"])
+def test_a_price_file_of_ones_own_that_prices_nothing_is_refused(tmp_path: Path, named: str) -> None:
+    path = tmp_path / "prices.yaml"
+    name, _, more = named.partition("\n")
+    fields = "prompt: 1\n    completion: 2.5\n    date: 2026-01-31\n    source: contract"
+    path.write_text(f"models:\n  {name}:\n    {fields}\n{more}\n", encoding="utf-8")
+    with pytest.raises(ModelError, match="no price of 'small' at"):
+        prices_for(EndpointSource(**LOCAL, prices=str(path)))
+
+
+def test_the_case_of_a_prices_host_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    fields = "prompt: 1, completion: 2.5, date: 2026-01-31, source: contract, host: LOCALHOST"
+    path.write_text(f"models:\n  small: {{{fields}}}\n", encoding="utf-8")
+    assert prices_for(EndpointSource(**{**LOCAL, "url": "http://localhost:8000/v1"}, prices=str(path)))
