@@ -280,22 +280,3 @@ def test_embeddings_which_read_ids_keep_their_rank_and_draw(llama: Any, rows: An
     alone = settings.model_copy(update={"target_modules": ("embed_tokens",)})
     with pytest.raises(ModelError, match="reads token ids only"):
         train(llama(tie_word_embeddings=False), rows(40), alone, tmp_path)
-
-
-def test_padding_counts_nowhere_also_where_a_layer_reads_its_tokens_in_one_row() -> None:
-    inputs = eva._Inputs(wanted=2)
-    inputs.real = torch.tensor([[True, True, True], [True, False, False]])
-    read = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
-    inputs.take("apart", None, (read,))
-    inputs.take("in one", None, (read.view(-1, 8).clone(),))
-    inputs.take("real ones", None, (read[inputs.real],))
-    found = inputs.found()
-    for name in ("in one", "real ones"):
-        torch.testing.assert_close(found[name][0], found["apart"][0])
-
-
-def test_passes_hold_as_many_tokens_as_directions_are_looked_for(rows: Any) -> None:
-    sequences = rows(600, shortest=12, longest=12)
-    passes = eva._passes(sequences, 5000)
-    assert [sum(len(one.token_ids) for one in part) for part in passes] == [5004]
-    assert sum(len(part) for part in eva._passes(sequences, eva.PASS_TOKENS)) == -(-eva.TOKENS // 12)

@@ -108,28 +108,6 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(llama: Any, rows: 
         assert reports[0].step == 1, folder
 
 
-def test_a_checkpoint_of_other_shapes_is_not_gone_on_from(
-    llama: Any, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """EVA finds its ranks anew, and another machine may share them out in another way, of the same sum."""
-    from toolkit.tuning import eva
-
-    settings = SMALL.model_copy(update={"method": "eva"})
-    with pytest.raises(Killed):
-        train(llama(initializer_range=0.3), rows(30), settings, tmp_path, on_step=kill_at(5))
-    found = eva._shared_out
-
-    def moved(shares: Any, ranks: Any) -> dict[str, int]:
-        counts = dict(found(shares, ranks))
-        one, other = (name for name in counts if name.endswith("q_proj"))
-        return {**counts, one: counts[one] + 1, other: counts[other] - 1}
-
-    monkeypatch.setattr(eva, "_shared_out", moved)
-    steps: list[int] = []
-    train(llama(initializer_range=0.3), rows(30), settings, tmp_path, on_step=lambda report: steps.append(report.step))
-    assert steps[0] == 1
-
-
 def test_a_damaged_checkpoint_only_costs_time(llama: Any, rows: Any, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(llama(), rows(10), SMALL, tmp_path / "a", on_step=kill_at(3))
