@@ -93,6 +93,8 @@ def test_two_templates_in_a_chunk_have_a_prefix_each() -> None:
     rows = [(*[kind] * 800, *[9] * place) for kind in (1, 2) for place in range(1, 9)]
     assert [(size, len(group)) for size, group in by_prefix(rows)] == [(800, 8), (800, 8)]
     assert by_prefix(rows, more=20_000) == [(0, list(range(16)))]
+    stairs = [(*range(16 * place), -1) for place in range(600)]  # one parts from the others at each step
+    assert sorted(place for _, group in by_prefix(stairs) for place in group) == list(range(600))
     short = [(*[kind] * 40, *[9] * place) for kind in (1, 2) for place in range(1, 4)]
     assert by_prefix(short) == [(0, list(range(6)))], "too little is spared to compute them apart"
 

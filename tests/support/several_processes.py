@@ -187,8 +187,10 @@ def _trained(module: Any, processes: Any, folder: str, **words: Any) -> dict[str
             words.get("seed", 0),
             on_step=on_step,
             processes=processes,
+            validate=(lambda _: 0.5) if words.get("looks") else None,
         )
-    return {"losses": result.losses, "digest": result.digest, "how": result.how}
+    told = {"kept_step": result.kept_step, "looks": result.looks}
+    return {"losses": result.losses, "digest": result.digest, "how": result.how, **told}
 
 
 @contextmanager

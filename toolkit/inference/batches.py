@@ -12,7 +12,6 @@ make another prefix, and the one of the last chunk serves again. A shorter one i
 GROUP_TOKENS = 512
 """A group of its own must spare so many at least: its rows are computed by themselves, so passes are smaller."""
 
-
 MOST_BRANCHINGS = 64
 """Behind one another; rows that part later than that are one group."""
 

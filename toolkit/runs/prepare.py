@@ -85,8 +85,8 @@ def prepare(
         load_once = lru_cache(maxsize=None)(load or (lambda name: load_model(name, recipe, store, meter)))
         embedder = _embedder(recipe, meter)
         benches = _benches(recipe, task, metrics[0], store, meter, load_once, embedder)
-    check_tunable(recipe, benches)
     if not finished:
+        check_tunable(recipe, benches)
         _tell_plain_paths(benches, meter)
     sheets = {name: factor_sheet(bench) for name, bench in benches.items()}
     recipe = replace(recipe, contrasts=with_fallbacks(recipe.contrasts, benches))

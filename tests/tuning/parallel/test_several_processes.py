@@ -50,6 +50,15 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def test_every_process_is_told_which_state_was_kept(pair: Several, tmp_path: Path) -> None:
+    """Only the first looks at validation; nothing is better than the start here."""
+    settings = {**SMALL, "validate_every": 2}
+    first, second = pair.do("train", folder=str(tmp_path / "two"), settings=settings, looks=True)
+    assert first["kept_step"] == second["kept_step"] == 0
+    assert first["looks"] == second["looks"]
+    assert [value for _, value in first["looks"]] == [0.5] * (1 + -(-len(first["losses"]) // 2))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_like_one_with_the_same_effective_batch(
     pair: Several, llama: Any, rows: Any, tmp_path: Path, case: str
