@@ -49,3 +49,12 @@ def listing(problems: Sequence[str], heading: str) -> str:
     if len(problems) == 1:
         return f"{heading}: {problems[0]}"
     return "\n".join([f"{heading}: {len(problems)} problems", *(f"  - {problem}" for problem in problems)])
+
+
+def yaml_fault(error: Exception) -> tuple[int, str]:
+    """Where a YAML reader's error lies (a line, from 1) and what it is.
+
+    The error's own text repeats the line, in which a key or a password may stand.
+    """
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return 1 if mark is None else int(mark.line) + 1, " ".join(str(problem or error).split())

@@ -101,6 +101,18 @@ def adapter_digest(folder: Path | str) -> str:
     return digest.hexdigest()
 
 
+def adapter_in_the_way(module: Module) -> str | None:
+    """Why no adapter can be put on a model, and what to do; None where it has none. PEFT would replace it unasked."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not any(isinstance(layer, BaseTunerLayer) for layer in module.modules()):
+        return None
+    return (
+        "the model carries an adapter already, which would be lost: merge it first "
+        "(`toolkit.models.merged(base, folder)`) and take what comes of it"
+    )
+
+
 def use_one_rounding(config: PeftConfig, module: Module) -> None:
     """PEFT's own way to have its layers be of another class; quantised layers, subclasses of Linear, keep theirs."""
     from torch.nn import Linear
@@ -121,18 +133,14 @@ def _loaded(module: Any, folder: Path) -> PeftModel:
     """With the adapter's tensors in fp32."""
     import torch
     from peft import PeftConfig, PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors import SafetensorError
 
     if faults := writing_into_base(folder):
         raise ModelError(f"adapter '{folder}': {'; '.join(faults)}")
     if read_settings(folder).get(ACTIVATED):  # PEFT tells its layers from where on, which views under it are not told
         raise ModelError(f"adapter '{folder}': {ACTIVATED}: {BESIDE_LORA[ACTIVATED]}, which would have no effect here")
-    if any(isinstance(layer, BaseTunerLayer) for layer in module.modules()):  # PEFT would replace it, in silence
-        raise ModelError(
-            f"adapter '{folder}': the model carries an adapter already, which would be lost: merge that one first "
-            "(`toolkit.models.merged(base, folder)`)"
-        )
+    if reason := adapter_in_the_way(module):
+        raise ModelError(f"adapter '{folder}': {reason}")
     copied = shared_copy(module)
     with torch.random.fork_rng(devices=cuda_devices(module)), warnings.catch_warnings():  # PEFT draws before it reads
         warnings.simplefilter("ignore")  # tensors that are missing are an error below

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
-from toolkit.errors import ModelError, listing, nearest
+from toolkit.errors import ModelError, listing, nearest, yaml_fault
 from toolkit.models.endpoint import EndpointSource
 from toolkit.resources import available, find, shipped
 
@@ -163,14 +163,14 @@ def read_entry(path: Path) -> Entry:
         ModelError: the file is not YAML, or says something that cannot be; every problem names its key.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:  # its own text repeats the line, in which a key may stand
-        line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-        raise ModelError(f"{path}:{line}: cannot be read as YAML: {error.problem}") from None
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except YAMLError as error:
+        line, what = yaml_fault(error)
+        raise ModelError(f"{path}:{line}: cannot be read as YAML: {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path}: expected the keys {', '.join(Entry.model_fields)}")

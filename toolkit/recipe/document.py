@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from toolkit.errors import yaml_fault
 
 Place = tuple[str | int, ...]
 """Keys and list indices from the top of the recipe down to a value."""
@@ -86,10 +88,7 @@ class Reader:
         try:
             node = self._yaml.compose(text)
         except YAMLError as error:
-            mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-            problem = error.problem if isinstance(error, MarkedYAMLError) else None
-            line = 1 if mark is None else mark.line + 1
-            what = " ".join(str(problem or error).split())
+            line, what = yaml_fault(error)
             self.problems.append(problem_at(self._origin(line), place, f"this is not valid YAML: {what}"))
             return None
         if node is None:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from toolkit.errors import yaml_fault
 from toolkit.tasks.problems import Location, described, shown
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,18 +30,15 @@ class YamlFile(Generic[Model]):
 def read_yaml(path: Path, model: type[Model], problems: list[str]) -> YamlFile[Model] | None:
     """The file as a model; None, with every reason and its line added to `problems`, where it is none."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import YAMLError
 
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = YAML(typ="safe", pure=True).load(text)
         tree = YAML(typ="safe", pure=True).compose(text)
-    except MarkedYAMLError as error:
-        line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-        problems.append(f"{shown(path)}:{line}: not valid YAML: {error.problem}")
-        return None
     except (YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"{shown(path)}:1: not valid YAML: {' '.join(str(error).split())}")
+        line, what = yaml_fault(error)
+        problems.append(f"{shown(path)}:{line}: not valid YAML: {what}")
         return None
     except OSError as error:
         problems.append(f"{shown(path)}: cannot be read: {error.strerror}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ModelError, nearest
+from toolkit.models.adapted import adapter_in_the_way
 from toolkit.models.four_bit import is_quantised
 from toolkit.tuning.settings import TuneSettings
 
@@ -50,13 +51,9 @@ def lora_config(settings: TuneSettings) -> LoraConfig:
 def why_not_tunable(module: Any, method: str) -> str | None:
     """Why a method cannot tune this base, and what to do; None where it can."""
     import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if any(isinstance(part, BaseTunerLayer) for part in module.modules()):  # PEFT would start it anew, in silence
-        return (
-            "the model carries an adapter already, which would be lost: merge it first (`toolkit.models.merged(base, "
-            "folder)`) and train on that"
-        )
+    if reason := adapter_in_the_way(module):
+        return reason
     if module.dtype not in (torch.float32, torch.bfloat16):
         return f"weights in {module.dtype} cannot be tuned: load the model in float32 or bfloat16"
     if len({parameter.device for parameter in module.parameters()}) > 1:
