@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 IDS = [(11 * place * place + 5 * place + 4) % 290 for place in range(40)]
+PROMPT = Prompt((), tuple(IDS), {"question": len(IDS)}, ids_digest(IDS))
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[(family, {}) for family in ("llama", "qwen2", "qwen3", "mistral", "gemma2")],
@@ -89,21 +90,54 @@ def test_every_linear_layer_is_laid_out_and_an_adapters_are_not(
     assert not any(isinstance(one, LaidOut) for name, one in adapted.named_modules() if "lora_" in name)
 
 
+@pytest.mark.parametrize("base_first", [True, False])
 def test_an_adapted_view_reads_what_its_base_has(
-    make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path
+    make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path, base_first: bool
 ) -> None:
     base = LocalModel(make_module("llama"), renderer, "m", "d", 512)
-    prompt = Prompt((), tuple(IDS), {"question": len(IDS)}, ids_digest(IDS))
-    base.generate([prompt], Sampling(max_new_tokens=2))
     weights = Weights(an_adapter(base.module, tmp_path), adapter_digest(tmp_path))
     view, merged = base.adapted(weights), base.adapted(weights, merged=True)
-    for one in (view, merged):
+    for one in (base, view, merged) if base_first else (merged, view, base):
         assert isinstance(one, LocalModel)
-        one.generate([prompt], Sampling(max_new_tokens=2))
-    assert len(base._layouts._found) == 14
+        one.generate([PROMPT], Sampling(max_new_tokens=2))
+    assert len(base._layouts._found) == 15, "14 linear layers and the head"
     assert not view._layouts._found
-    assert len(merged._layouts._found) == 14, "merged weights are others"
+    assert len(merged._layouts._found) == 14, "merged weights are others, but for the head"
     assert not {*merged._layouts._found} & {*base._layouts._found}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_head_gives_the_logits_of_its_weight_as_it_lies(
+    make_module: Callable[..., Any], family: str, dtype: torch.dtype
+) -> None:
+    module = shared_copy(make_module(family)).to(dtype)
+    hidden = states(module, None).to(dtype)
+    packed = Packed(module, layouts=Layouts())
+    with torch.inference_mode():
+        wanted, found = Packed(module).logits(hidden), packed.logits(hidden)
+    assert packed.laid_out or dtype == torch.bfloat16, "a processor may have no such products in bfloat16"
+    assert isinstance(packed._head, LaidOut) is packed.laid_out
+    assert (found - wanted).norm() <= CLOSE[dtype] * wanted.norm()
+
+
+def test_a_head_is_laid_out_only_to_decode_and_only_a_small_plain_one(
+    make_module: Callable[..., Any], renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LocalModel(make_module("llama"), renderer, "m", "d", 512)
+    model.score([PROMPT], [[(5, 6), (7,)]])
+    assert len(model._layouts._found) == 14, "scoring has no use for it"
+
+    adapted = new_adapter(make_module("llama"), TuneSettings(target_modules=["q_proj", "lm_head"]), seed=0)
+    assert not isinstance(Packed(adapted, layouts=Layouts())._head, LaidOut)
+
+    module = make_module("llama")
+    layers = sum(one.weight.nbytes for one in module.get_decoder().modules() if isinstance(one, torch.nn.Linear))
+    for more, expected in ((module.lm_head.weight.nbytes, True), (0, False)):
+        monkeypatch.setattr(layouts, "MOST_BYTES", layers + more)
+        packed = Packed(module, layouts=Layouts())
+        assert packed.laid_out
+        assert isinstance(packed._head, LaidOut) is expected
 
 
 def test_large_models_and_other_builds_stay_as_they_are(

@@ -184,9 +184,7 @@ class LocalModel:
         )
         # an adapter changes what linear layers compute, not how attention is asked nor what stands between them
         view.why_plain, view.lean = self.why_plain, self.lean
-        if self.why_plain is None and not merged:
-            _ = self._packed  # lays out the weights that views share, or each would do so for itself
-        view._layouts = Layouts(self._layouts)
+        view._layouts = Layouts(view.module.parameters(), self._layouts)
         return view
 
     @cached_property
@@ -206,7 +204,7 @@ class LocalModel:
         """The weights as the processor wants them; a view under an adapter has the base's."""
         from toolkit.models.layouts import Layouts
 
-        return Layouts()
+        return Layouts(self.module.parameters())
 
     def _decode(self, answers: dict[tuple[int, ...], list[Row]], picker: Any) -> None:
         from toolkit.inference.decoding import Request, decode

@@ -8,6 +8,7 @@ another family, a head with a soft cap need nothing here. Letters: N packed toke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
 from toolkit.inference.lean import Lean
 from toolkit.inference.plan import Plan, Segment
-from toolkit.models.layouts import Layouts, lay_out
+from toolkit.models.layouts import Layouts, lay_out, lay_out_head
 from toolkit.models.weights import shared_copy
 
 HEAD_ROWS, HEAD_TOKENS = 512, 2048
@@ -52,6 +53,7 @@ class Packed:
         self.module.set_attn_implementation(NAME)
         self.pass_tokens = pass_tokens
         self._decoder = self.module.get_decoder()
+        self._layouts = layouts
         self.laid_out = layouts is not None and lay_out(self._decoder, layouts)
         self._lean = Lean(self.module) if lean else None
 
@@ -100,8 +102,16 @@ class Packed:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] in fp32 of hidden rows [R, D]."""
-        logits: torch.Tensor = self.module.get_output_embeddings()(hidden)
+        logits: torch.Tensor = self._head(hidden)
         return self._capped(logits.float())
+
+    @cached_property
+    def _head(self) -> Any:
+        """The head for a few rows at a time, made when it is first needed: scoring has no use for it."""
+        head = self.module.get_output_embeddings()
+        if self._layouts is None or not self.laid_out:
+            return head
+        return lay_out_head(head, self._decoder, self._layouts)
 
     def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """log p(tokens[i] | hidden[rows[i]]) in fp32, shape [len(rows)]; the head is applied once a hidden row [R, D].
