@@ -85,7 +85,7 @@ def test_every_linear_layer_is_laid_out_and_an_adapters_are_not(
 ) -> None:
     module = make_module("llama")
     adapted = shared_copy(load_adapter(module, an_adapter(module, tmp_path)))
-    assert lay_out(adapted.get_decoder(), Layouts())
+    assert lay_out(adapted.get_decoder(), Layouts(), torch.float32)
     assert laid_out(adapted) == 14
     assert not any(isinstance(one, LaidOut) for name, one in adapted.named_modules() if "lora_" in name)
 
@@ -146,7 +146,7 @@ def test_large_models_and_other_builds_stay_as_they_are(
     module = make_module("llama")
     assert LocalModel(module, renderer, "m", "d", 512).path == "packed, by parts, weights laid out"
     half = shared_copy(module).to(torch.float16)
-    assert not lay_out(half.get_decoder(), Layouts())
+    assert not lay_out(half.get_decoder(), Layouts(), torch.float16)
     with monkeypatch.context() as changed:
         changed.setattr(layouts, "MOST_BYTES", 1000)
         assert LocalModel(module, renderer, "m", "d", 512).path == "packed, by parts"

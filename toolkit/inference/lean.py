@@ -18,6 +18,7 @@ from torch.nn import functional
 from toolkit.inference.attention import Rules, attend, sliding_window
 from toolkit.inference.plan import Plan
 from toolkit.models.layouts import LaidOut
+from toolkit.models.widening import Widened
 
 LEAN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -60,10 +61,12 @@ class Lean:
 
     Args:
         module: of a family in `LEAN_FAMILIES`, adapted or not.
+        computing: of the states; the linear layers take them.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, computing: torch.dtype) -> None:
         decoder, config = module.get_decoder(), module.config
+        self._computing = computing
         self._embed, self._rotary = decoder.embed_tokens, decoder.rotary_emb
         self._norm = _norm(decoder.norm)
         self._heads = config.num_attention_heads, config.num_key_value_heads
@@ -71,7 +74,7 @@ class Lean:
 
     def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor, plan: Plan) -> torch.Tensor:
         """token_ids [N] and positions [N] -> hidden states [N, D] behind the last norm."""
-        x = self._embed(token_ids)
+        x = self._embed(token_ids).to(self._computing)
         cosine, sine = self._rotary(x[None], positions[None])
         half = cosine.shape[-1] // 2
         cosine, sine = cosine[0, :, :half], sine[0, :, :half]
@@ -129,9 +132,7 @@ def _map(module: Any) -> Map:
     """A linear layer as its product alone; anything else as it is."""
     if type(module) is torch.nn.Linear:
         return partial(functional.linear, weight=module.weight, bias=module.bias)
-    if type(module) is LaidOut:
-        return module.forward
-    found: Map = module
+    found: Map = module.forward if isinstance(module, LaidOut | Widened) else module
     return found
 
 

@@ -102,8 +102,9 @@ class LocalModel:
         """Which path its answers take, for the manifest."""
         if self.why_plain is not None:
             return f"plain: {self.why_plain}"
-        said = ["packed", *["by parts"] * self.lean, *["weights laid out"] * self._packed.laid_out]
-        return ", ".join(said)
+        widens, laid_out = self._packed.widens, self._packed.laid_out
+        said = ["by parts"] * self.lean + ["computed in float32"] * widens + ["weights laid out"] * laid_out
+        return ", ".join(["packed", *said])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Generation]:
         import torch

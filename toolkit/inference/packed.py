@@ -18,8 +18,9 @@ from toolkit.inference.attention import NAME, planned_attention
 from toolkit.inference.keys_values import NO_PREFIX, Prefix, Slots
 from toolkit.inference.lean import Lean
 from toolkit.inference.plan import Plan, Segment
-from toolkit.models.layouts import Layouts, lay_out, lay_out_head
+from toolkit.models.layouts import LaidOut, Layouts, lay_out, lay_out_head
 from toolkit.models.weights import shared_copy
+from toolkit.models.widening import Widened, computing_dtype_of, widen, widened
 
 HEAD_ROWS, HEAD_TOKENS = 512, 2048
 """Rows and tokens of a piece of the vocabulary product: its logits in fp32 stay near the processor."""
@@ -54,8 +55,17 @@ class Packed:
         self.pass_tokens = pass_tokens
         self._decoder = self.module.get_decoder()
         self._layouts = layouts
-        self.laid_out = layouts is not None and lay_out(self._decoder, layouts)
-        self._lean = Lean(self.module) if lean else None
+        # a stock module expects states in its weights' dtype
+        self.computing = computing_dtype_of(module) if lean else module.dtype
+        self.laid_out = layouts is not None and lay_out(self._decoder, layouts, self.computing)
+        if self.widens:
+            widen(self._decoder)
+        self._lean = Lean(self.module, self.computing) if lean else None
+
+    @property
+    def widens(self) -> bool:
+        """Whether it computes in more than its weights are in."""
+        return bool(self.computing != self.module.dtype)
 
     @property
     def part_tokens(self) -> int:
@@ -102,16 +112,17 @@ class Packed:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] in fp32 of hidden rows [R, D]."""
-        logits: torch.Tensor = self._head(hidden)
+        known = isinstance(self._head, LaidOut | Widened)
+        logits: torch.Tensor = self._head(hidden if known else hidden.to(self.module.dtype))
         return self._capped(logits.float())
 
     @cached_property
     def _head(self) -> Any:
         """The head for a few rows at a time, made when it is first needed: scoring has no use for it."""
         head = self.module.get_output_embeddings()
-        if self._layouts is None or not self.laid_out:
-            return head
-        return lay_out_head(head, self._decoder, self._layouts)
+        if self._layouts is not None and self.laid_out:
+            head = lay_out_head(head, self._decoder, self._layouts, self.computing)
+        return widened(head) if self.widens else head
 
     def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """log p(tokens[i] | hidden[rows[i]]) in fp32, shape [len(rows)]; the head is applied once a hidden row [R, D].
@@ -149,7 +160,7 @@ class Packed:
     def _norms(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """log of the sum of exp over the vocabulary, [R] in fp32, piece by piece: [R, V] never stands in memory."""
         parts = [
-            torch.logsumexp(self._capped(functional.linear(hidden, piece).float()), dim=-1)
+            torch.logsumexp(self._capped(functional.linear(hidden, piece.to(hidden.dtype)).float()), dim=-1)
             for piece in weight.split(HEAD_TOKENS)
         ]
         return torch.logsumexp(torch.stack(parts), dim=0)

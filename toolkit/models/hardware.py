@@ -81,11 +81,20 @@ def resolve_dtype(requested: str, device: str, cpuinfo: Path = _CPUINFO) -> Dtyp
         return Dtype("float32", f"auto: {torch.cuda.get_device_name(torch.device(device))} has no native bfloat16")
     if device != "cpu":
         return Dtype("float32", f"auto: always float32 on {device}")
-    flags = cpu_flags(cpuinfo)
-    native = [flag for flag in _BF16_FLAGS if flag in flags]
+    native = _bf16_flags(cpuinfo)
     if native:
         return Dtype("bfloat16", f"auto: the processor has {native[0]}")
     return Dtype("float32", f"auto: the processor has none of {', '.join(_BF16_FLAGS)}")
+
+
+def multiplies_bf16(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor has instructions for products of bfloat16."""
+    return bool(_bf16_flags(cpuinfo))
+
+
+def _bf16_flags(cpuinfo: Path) -> list[str]:
+    flags = cpu_flags(cpuinfo)
+    return [flag for flag in _BF16_FLAGS if flag in flags]
 
 
 def computing_dtype(chosen: Dtype, device: str) -> str:
@@ -108,7 +117,7 @@ def describe() -> dict[str, str | int | list[str]]:
 
     return {
         "cpu": cpu_name(),
-        "cpu_bf16_flags": sorted(cpu_flags() & set(_BF16_FLAGS)),
+        "cpu_bf16_flags": sorted(_bf16_flags(_CPUINFO)),
         "cores": _usable_cores(),
         "memory_bytes": _memory_bytes(),
         "threads": torch.get_num_threads(),

@@ -36,71 +36,79 @@ class Layouts:
     def __init__(self, weights: Iterable[torch.Tensor] = (), base: Layouts | None = None) -> None:
         self._own = frozenset(weight.data_ptr() for weight in weights)
         self._base = base
-        self._found: dict[tuple[int, torch.Size], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._found: dict[tuple[int, torch.Size, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def of(self, weight: torch.Tensor) -> torch.Tensor:
-        """The laid out copy of a weight [out, in]."""
+    def of(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The laid out copy of a weight [out, in], for products in `dtype`."""
         if self._base is not None and weight.data_ptr() in self._base._own:
-            return self._base.of(weight)
-        key = (weight.data_ptr(), weight.shape)
+            return self._base.of(weight, dtype)
+        key = (weight.data_ptr(), weight.shape, dtype)
         if key not in self._found:
-            made: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_FOR)
+            made: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
             self._found[key] = made, weight  # the weight is kept, or another one could come to lie where it lay
         return self._found[key][0]
 
 
 class LaidOut(nn.Linear):  # type: ignore[misc]
-    """A linear layer whose product reads the laid out copy; weight and bias stay the layer's own."""
+    """A linear layer whose product reads the laid out copy; weight and bias stay the layer's own.
 
-    def __init__(self, linear: nn.Linear, laid_out: torch.Tensor) -> None:
+    Args:
+        computing: of inputs and outputs; fp32 where bf16 weights are widened (`toolkit.models.widening`).
+    """
+
+    def __init__(self, linear: nn.Linear, layouts: Layouts, computing: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.laid_out = laid_out
+        self.computing = computing
+        self.laid_out = layouts.of(linear.weight, computing)
+        self._added = None if linear.bias is None else linear.bias.detach().to(computing)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _product(input, self.laid_out, self.bias)
+        return _product(input, self.laid_out, self._added)
 
     def onto(self, update: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """update [N, out] + what rows [N, in] give, summed in fp32 and rounded once."""
-        return _sum(update, rows, self.laid_out, self.bias)
+        return _sum(update, rows, self.laid_out, self._added)
 
 
-def lay_out(decoder: nn.Module, layouts: Layouts) -> bool:
+def lay_out(decoder: nn.Module, layouts: Layouts, computing: torch.dtype) -> bool:
     """Puts `LaidOut` layers in the place of a decoder's linear layers, adapted ones' bases among them.
 
     Args:
         decoder: on a module tree of one's own (`shared_copy`); nothing is replaced where the device has no use for it.
+        computing: what the products are made in.
 
     Returns:
         Whether they were replaced.
     """
     layers = list(_linear_layers(decoder))
-    if not _pays([one for *_, one in layers]):
+    if not _pays([one for *_, one in layers], computing):
         return False
     for parent, name, linear in layers:
-        setattr(parent, name, LaidOut(linear, layouts.of(linear.weight)))
+        setattr(parent, name, LaidOut(linear, layouts, computing))
     return True
 
 
-def lay_out_head(head: nn.Module, decoder: nn.Module, layouts: Layouts) -> nn.Module:
+def lay_out_head(head: nn.Module, decoder: nn.Module, layouts: Layouts, computing: torch.dtype) -> nn.Module:
     """A model's head with a laid out copy of its weight; the head as it is where it has more to it than a product.
 
     Args:
         decoder: the head's, laid out already: head and linear layers together keep to `MOST_BYTES`.
+        computing: as the decoder's layers.
     """
     inside = [one for one in decoder.modules() if isinstance(one, LaidOut)]
-    if not _is_plain(head) or not _pays([*inside, head]):
+    if not _is_plain(head) or not _pays([*inside, head], computing):
         return head
-    return LaidOut(head, layouts.of(head.weight))
+    return LaidOut(head, layouts, computing)
 
 
-def _pays(layers: Sequence[nn.Linear]) -> bool:
+def _pays(layers: Sequence[nn.Linear], computing: torch.dtype) -> bool:
     """Whether the device has a use for laid out weights of these layers, and they are small enough."""
     kinds = {(one.weight.device.type, one.weight.dtype) for one in layers}
-    sizes = {one.weight.data_ptr(): one.weight.nbytes for one in layers}
-    known = kinds <= {("cpu", dtype) for dtype in DTYPES} and 0 < sum(sizes.values()) <= MOST_BYTES
-    return known and all(_works(dtype) for _, dtype in kinds)
+    sizes = {one.weight.data_ptr(): one.weight.numel() * computing.itemsize for one in layers}
+    known = computing in DTYPES and kinds <= {("cpu", dtype) for dtype in DTYPES}
+    return known and 0 < sum(sizes.values()) <= MOST_BYTES and _works(computing)
 
 
 def _linear_layers(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -132,7 +140,7 @@ def _works(dtype: torch.dtype) -> bool:
     x, weight = (torch.randn(size, generator=generator).to(dtype) for size in ((5, 48), (32, 48)))
     right = functional.linear(x, weight).float()
     try:
-        laid_out = Layouts().of(weight)
+        laid_out = Layouts().of(weight, dtype)
         found = _product(x, laid_out, None)
         twice = _sum(found, x, laid_out, None).float()
     except (AttributeError, NotImplementedError, RuntimeError):  # not in this build, or not on this processor

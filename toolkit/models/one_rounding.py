@@ -15,6 +15,7 @@ from peft.tuners.lora import Linear
 from torch.nn import functional
 
 from toolkit.models.layouts import LaidOut
+from toolkit.models.widening import Widened
 
 
 class OneRoundingLinear(Linear):
@@ -25,15 +26,16 @@ class OneRoundingLinear(Linear):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """[..., inputs] -> [..., outputs], in the dtype of `x`."""
-        name = self.only_adapter()
-        if name is None or args or kwargs or self.get_base_layer().weight.dtype != x.dtype:
+        name, base = self.only_adapter(), self.get_base_layer()
+        own = isinstance(base, LaidOut | Widened)
+        computing = base.computing if own else base.weight.dtype
+        if name is None or args or kwargs or computing != x.dtype:
             output: torch.Tensor = super().forward(x, *args, **kwargs)
             return output
-        base = self.get_base_layer()
         rows = x.reshape(-1, x.shape[-1])
         down, up = self.lora_A[name].weight.to(x.dtype), self.lora_B[name].weight.to(x.dtype)
         update = functional.linear(functional.linear(self.lora_dropout[name](rows), down) * self.scaling[name], up)
-        if isinstance(base, LaidOut):
+        if own:
             summed = base.onto(update, rows)
         else:
             summed = torch.addmm(update, rows, base.weight.t())
