@@ -19,7 +19,7 @@ def main() -> None:
     bench = opened(parser(__doc__).parse_args())
     asked = reading_choices(bench.data, 4 if bench.small else QUESTIONS)
     for dtype in bench.dtypes:
-        rows = 2 if bench.small else PEER_QUESTIONS
+        rows = bench.asked_of_peer(PEER_QUESTIONS)
         work = f"8 choices behind two passages, {dtype}, a question"
         found, sides = measured(bench, __file__, work, asked, dtype, rows, TARGET)
         save(bench, "choice_context", [found], sides, peer="lm-eval, `hf`, batch 16", command=COMMAND)

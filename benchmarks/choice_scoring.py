@@ -27,7 +27,7 @@ def main() -> None:
         asked = banking_choices(bench.data, card_labels(labels), messages, arguments.shots)
         target = TARGETS.get(labels) if arguments.shots == SHOTS else None
         for dtype in bench.dtypes:
-            rows = 2 if bench.small else PEER_MESSAGES[dtype]
+            rows = bench.asked_of_peer(PEER_MESSAGES[dtype])
             work = f"{arguments.shots}-shot choice, {labels} labels, {dtype}, a message"
             found, sides = measured(bench, __file__, work, asked, dtype, rows, target)
             save(bench, "choice_scoring", [found], sides, peer="lm-eval, `hf`, batch 16", command=COMMAND)

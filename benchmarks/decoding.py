@@ -48,7 +48,7 @@ def main() -> None:
     options.add_argument("--skip-batch", action="store_true", help="leave `generate_batch` out")
     arguments = options.parse_args()
     bench = opened(arguments)
-    count = 4 if bench.small else PROMPTS
+    count = 4 if bench.small else bench.peer_rows or PROMPTS
     prompts = chat_ids(bench.folder, reading_chats(bench.data), count, LEAST, MOST)
     more = {"peer": "transformers", "command": COMMAND, "prompt_tokens": sorted(map(len, prompts))}
     for dtype in bench.dtypes:

@@ -18,7 +18,7 @@ TARGETS = {"generate, bfloat16": 4.0, "generate, float32": 4.0}
 
 def main() -> None:
     bench = opened(parser(__doc__).parse_args())
-    count = 4 if bench.small else PROMPTS
+    count = 4 if bench.small else bench.peer_rows or PROMPTS
     prompts = chat_ids(bench.folder, shared_chats(bench.data, count), count, LEAST, MOST)
     more = {"peer": "transformers", "command": COMMAND, "prompt_tokens": sorted(map(len, prompts))}
     for dtype in bench.dtypes:

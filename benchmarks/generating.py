@@ -187,7 +187,7 @@ def against_generate(
     """Ours, then `generate` as torch comes and with its two settings made."""
     common = {"model": bench.model, "folder": bench.folder, "dtype": dtype, "prompts": prompts}
     common |= {"stop": stops(bench.folder), "repeats": bench.repeats}
-    common |= {"batches": [2] if bench.small else list(BATCHES)}
+    common |= {"batches": [2] if bench.small else [size for size in BATCHES if size <= max(len(prompts), BATCHES[0])]}
     ours = run_side(bench, script, "ours", common)
     lines = []
     for name, tuned in (("generate", False), ("generate, tuned", True)):

@@ -49,6 +49,11 @@ class Bench:
     repeats: int
     small: bool
     results: Path
+    peer_rows: int | None = None
+
+    def asked_of_peer(self, usual: int) -> int:
+        """Rows the peer is asked: two to check a script, else what `--peer-rows` says, else the usual number."""
+        return 2 if self.small else self.peer_rows or usual
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -64,6 +69,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--model", default="smollm2-135m-instruct-q4", help="catalogue name of a causal language model")
     made.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float32"])
     made.add_argument("--repeats", type=int, default=3, help="runs whose median counts, where a run is short")
+    made.add_argument(
+        "--peer-rows", type=int, help="rows the peer is asked, where it takes long (default: each its own)"
+    )
     made.add_argument("--small", action="store_true", help="tiny sizes, busy or not: checks the script, no figures")
     made.add_argument("--results", type=Path, default=None, help="folder of the JSON (default: benchmarks/results)")
     return made
@@ -86,6 +94,7 @@ def opened(arguments: argparse.Namespace) -> Bench:
         repeats=1 if arguments.small else arguments.repeats,
         small=arguments.small,
         results=arguments.results or trial,
+        peer_rows=arguments.peer_rows,
     )
 
 

@@ -45,16 +45,20 @@ def load_adapter(module: Any, folder: Path | str) -> Any:
     """A view of the base under a PEFT adapter, ours or another trainer's, in eval mode and without gradients.
 
     What PEFT's own layers compute (DoRA, weights in 4 bits or of another class than `Linear`) stays in fp32, as in
-    training; plain LoRA's tensors, which training casts before use, take the base's dtype at once.
+    training; plain LoRA's tensors, which training casts before use, take the base's dtype at once, but where the base
+    itself is multiplied in fp32 (`toolkit.models.widening`).
 
     Raises:
         ModelError: the folder holds no safetensors adapter, or one that would write into the base.
         MisfitError: it does not fit the model.
     """
+    from toolkit.models.widening import computing_dtype_of
+
     if holds_all_weights(folder):
         return load_whole(module, folder)
     adapted = _loaded(module, Path(folder))
-    _narrow(adapted)
+    if computing_dtype_of(module) == module.dtype:
+        _narrow(adapted)
     return adapted.get_base_model()
 
 
