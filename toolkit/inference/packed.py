@@ -112,8 +112,8 @@ class Packed:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] in fp32 of hidden rows [R, D]."""
-        known = isinstance(self._head, LaidOut | Widened)
-        logits: torch.Tensor = self._head(hidden if known else hidden.to(self.module.dtype))
+        own = self.widens and not isinstance(self._head, LaidOut | Widened)  # an adapted head is asked in its dtype
+        logits: torch.Tensor = self._head(hidden.to(self.module.dtype) if own else hidden)
         return self._capped(logits.float())
 
     @cached_property

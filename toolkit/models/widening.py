@@ -7,6 +7,7 @@ memory, and its states are those of fp32 with the same weights, for bf16 fits in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ from toolkit.models.hardware import multiplies_bf16
 PIECE = 1 << 20
 """Numbers of a weight that are widened at once, 4 MiB of fp32: a quarter of them is slower for many rows, all of them
 at once twice as slow for one row."""
+
+
+def pieces(weight: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+    """A weight [out, in] in `dtype`, with the outputs each piece gives: the weight itself where it is in it already."""
+    if weight.dtype == dtype:
+        yield slice(None), weight
+        return
+    rows = max(1, PIECE // weight.shape[1])
+    for start in range(0, len(weight), rows):
+        yield slice(start, start + rows), weight[start : start + rows].to(dtype)
 
 
 class Widened(nn.Linear):  # type: ignore[misc]
@@ -32,9 +43,8 @@ class Widened(nn.Linear):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out], both in fp32."""
-        rows = max(1, PIECE // self.in_features)
-        pieces = [functional.linear(input, piece.float()) for piece in self.weight.split(rows)]
-        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        parts = [functional.linear(input, piece) for _, piece in pieces(self.weight, self.computing)]
+        found = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return found if self.bias is None else found.add_(self.bias)
 
     def onto(self, update: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

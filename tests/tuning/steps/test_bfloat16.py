@@ -1,4 +1,7 @@
-"""In bf16 the step by hand rounds no more than the stock model's autograd does: neither whole nor in its parts."""
+"""In bf16 the step by hand rounds no more than the stock model's autograd does: neither whole nor in its parts.
+
+On a processor without products of bf16 it computes in fp32 and rounds nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from toolkit.models import widening
 from toolkit.rendering.prompt import TrainingSequence
 from toolkit.tuning.adapter import new_adapter
 from toolkit.tuning.flat import FlatWeights
@@ -40,7 +44,7 @@ def adapted(module: Any) -> tuple[Any, FlatWeights]:
     view = new_adapter(module, TuneSettings(rank=4), seed=0).get_base_model()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in view.named_parameters():
-        if "lora_B" in name:
+        if "lora_" in name:  # A too, which is drawn in the base's dtype
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
     return view, FlatWeights(in_order(view))
 
@@ -82,13 +86,32 @@ def no_further(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor], exa
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_losses_and_gradient_are_as_near_to_those_of_fp32(make_module: Callable[..., Any], family: str) -> None:
+def test_losses_and_gradient_are_as_near_to_those_of_fp32(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr(widening, "multiplies_bf16", lambda: True)
     passes = [rows_of(seed) for seed in range(PASSES)]
     rounded = make_module(family, fresh=True, initializer_range=0.15).bfloat16()
     widened = make_module(family, fresh=True, initializer_range=0.15).bfloat16().float()
     found = [by_hand(rounded, passes), stock(rounded, passes), stock(widened, passes)]
     for kind in range(2):
         no_further(*([one[kind] for one in way] for way in found))
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True, "mlp_bias": True}], ids=str)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_without_products_of_bf16_they_are_those_of_fp32(
+    make_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, family: str, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(widening, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(widening, "PIECE", 500)  # less than a tiny model's weight
+    passes = [rows_of(seed) for seed in range(4)]
+    narrow = make_module(family, fresh=True, initializer_range=0.15, **changes).bfloat16()
+    wide = make_module(family, fresh=True, initializer_range=0.15, **changes).bfloat16().float()
+    found, wanted = by_hand(narrow, passes), stock(wide, passes)
+    assert {one.dtype for name, one in narrow.named_parameters() if "lora_" not in name} == {torch.bfloat16}
+    for kind in range(2):
+        assert apart([one[kind] for one in found], [one[kind] for one in wanted]) < 2e-5
 
 
 def randoms(*sizes: tuple[int, ...]) -> list[torch.Tensor]:

@@ -65,7 +65,7 @@ def test_a_pass_takes_the_room_it_was_said_to_need(
     step, batch = stepped(make_module(family, fresh=True).to(dtype), recompute=False)
     step(batch, 1.0)
     needed = step.kept_bytes(batch.tokens, len(batch.predicting))
-    logits = head_shapes(len(batch.predicting), len(step._head.weight), dtype)
+    logits = head_shapes(len(batch.predicting), len(step._head.weight), step.computing)
     assert len(step._room._block) == needed
     assert 0 < step._room.used == needed - sum(shape.bytes for shape in logits)
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.inference.attention import sliding_window
+from toolkit.models.widening import computing_dtype_of
 from toolkit.tuning.flat import FlatWeights
 from toolkit.tuning.objective import OfTokens, summed
 from toolkit.tuning.steps.attention import Rules, attend, attend_backward
@@ -41,8 +42,8 @@ class FusedStep:
         decoder = module.get_decoder()
         self._embeddings, self._norm = decoder.embed_tokens, norm_of(decoder.norm)
         self._rotary, self._head = decoder.rotary_emb, module.get_output_embeddings()
-        self._weights, self.recompute = weights, recompute
-        self._compute = torch.empty(len(weights.vector), dtype=module.dtype, device=module.device)
+        self._weights, self.recompute, self.computing = weights, recompute, computing_dtype_of(module)
+        self._compute = torch.empty(len(weights.vector), dtype=self.computing, device=module.device)
         config = module.config
         self.heads = (config.num_key_value_heads, config.num_attention_heads // config.num_key_value_heads)
         self._scaled: list[tuple[torch.Tensor, float]] = []
@@ -111,10 +112,10 @@ class FusedStep:
         for layer in self._layers:
             last = layer is self._layers[-1]
             outputs += self._output(tokens, predicting, last).bytes
-            shapes = kept_shapes(layer, self.heads, tokens, predicting if last else tokens)
+            shapes = kept_shapes(layer, self.heads, tokens, predicting if last else tokens, self.computing)
             layers.append(sum(shape.bytes for shape in shapes))
         again = self.recompute if recompute is None else recompute
-        logits = head_shapes(predicting, len(self._head.weight), self._head.weight.dtype)
+        logits = head_shapes(predicting, len(self._head.weight), self.computing)
         return outputs + (max(layers) if again else sum(layers)) + sum(shape.bytes for shape in logits)
 
     def reserve(self, size: int) -> None:
@@ -127,11 +128,11 @@ class FusedStep:
 
     def _output(self, tokens: int, predicting: int, last: bool) -> Shape:
         """Of a layer's output."""
-        return Shape((predicting if last else tokens, self._embeddings.weight.shape[1]), self._head.weight.dtype)
+        return Shape((predicting if last else tokens, self._embeddings.weight.shape[1]), self.computing)
 
     def _begin(self, batch: Packed) -> tuple[torch.Tensor, Turn]:
         """What enters the first layer [N, D], and the rotary positions."""
-        x = self._embeddings(batch.ids)
+        x = self._embeddings(batch.ids).to(self.computing)
         cosine, sine = self._rotary(x[None], batch.positions[None])
         half = cosine.shape[-1] // 2
         return x, Turn(cosine[0, :, None, :half], sine[0, :, None, :half])
@@ -146,7 +147,7 @@ class FusedStep:
         return self._norm.forward(x, factor), factor
 
     def _refresh(self) -> None:
-        """The weights as they are now, in the model's dtype, B times its scale."""
+        """The weights as they are now, in the states' dtype, B times its scale."""
         self._compute.copy_(self._weights.vector.detach())
         for up, scale in self._scaled:
             up.mul_(scale)
@@ -156,7 +157,7 @@ class FusedStep:
     ) -> Kept:
         """x [N, D] -> what is kept; the layer's output is written to `after`: [N, D], of the last layer [M, D]."""
         asking = len(batch.predicting) if last else len(x)
-        kept = Kept(*self._room.take(kept_shapes(layer, self.heads, len(x), asking)))
+        kept = Kept(*self._room.take(kept_shapes(layer, self.heads, len(x), asking, x.dtype)))
         normal = layer.before_attention.forward(x, kept.factor)
         places = kept.plain_query, kept.plain_key, kept.value.view(len(x), -1)
         query, key, _ = layer.attention.forward(normal, kept.small, places)

@@ -1,5 +1,7 @@
 """Frozen linear layers with low-rank updates, forward and backward, those that read the same tensor together.
 
+Weights in bf16 are widened piece by piece where the states are in fp32 (`toolkit.models.widening`).
+
 Letters: N tokens, r rank.
 """
 
@@ -10,10 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
+from toolkit.models.widening import pieces
+
 
 @dataclass(frozen=True)
 class Update:
-    """One linear layer's low-rank update: A [r, in] and scale * B [out, r] in the model's dtype, and fp32 gradients."""
+    """One linear layer's low-rank update: A [r, in] and scale * B [out, r] in the states' dtype, and fp32 gradients."""
 
     down: torch.Tensor
     up: torch.Tensor
@@ -36,9 +40,28 @@ class Linear:
 
     def forward(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
         """x [N, in] -> [N, out] without the update."""
-        if self.bias is None:
-            return torch.mm(x, self.weight.t(), out=place)
-        return torch.addmm(self.bias, x, self.weight.t(), out=place)
+        found = x.new_empty(len(x), self.outputs) if place is None else place
+        for outputs, weight in pieces(self.weight, x.dtype):
+            if self.bias is None:
+                torch.mm(x, weight.t(), out=found[:, outputs])
+            else:
+                torch.addmm(self.bias[outputs].to(x.dtype), x, weight.t(), out=found[:, outputs])
+        return found
+
+    def onto(self, update: torch.Tensor, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
+        """update [N, out] + what x [N, in] gives, rounded once, as in `OneRoundingLinear`."""
+        found = torch.empty_like(update) if place is None else place
+        for outputs, weight in pieces(self.weight, x.dtype):
+            torch.addmm(update[:, outputs], x, weight.t(), out=found[:, outputs])
+        return found if self.bias is None else found.add_(self.bias)
+
+    def backward(self, gradient: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
+        """The gradient of the outputs [N, out] -> that of x [N, in], on top of what is found already."""
+        for outputs, weight in pieces(self.weight, gradient.dtype):
+            part = gradient[:, outputs]
+            found = part @ weight if found is None else torch.addmm(found, part, weight)
+        assert found is not None
+        return found
 
 
 class Group:
@@ -71,9 +94,7 @@ class Group:
                 outputs.append(linear.forward(x, place))
                 continue
             rank = len(linear.update.down)
-            summed = small[:, at : at + rank] @ linear.update.up.t()
-            summed = torch.addmm(summed, x, linear.weight.t(), out=place)  # one rounding, as in `OneRoundingLinear`
-            outputs.append(summed if linear.bias is None else summed.add_(linear.bias))
+            outputs.append(linear.onto(small[:, at : at + rank] @ linear.update.up.t(), x, place))
             at += rank
         return outputs
 
@@ -101,7 +122,7 @@ class Group:
         if not wanted:
             return None
         for linear, gradient in zip(self.linears, gradients, strict=True):
-            found = gradient @ linear.weight if found is None else torch.addmm(found, gradient, linear.weight)
+            found = linear.backward(gradient, found)
         return found
 
 

@@ -53,14 +53,14 @@ class Kept(NamedTuple):
     key_factor: torch.Tensor | None = None
 
 
-def kept_shapes(layer: Layer, heads: tuple[int, int], tokens: int, asking: int) -> list[Shape]:
+def kept_shapes(layer: Layer, heads: tuple[int, int], tokens: int, asking: int, dtype: torch.dtype) -> list[Shape]:
     """The shapes of a layer's `Kept`, in its order.
 
     Args:
         heads: H and G.
         tokens, asking: N, and the tokens whose output matters: M in the last layer, N in the others.
+        dtype: of the states.
     """
-    dtype = layer.attention.linears[0].weight.dtype
     query, key, value = (linear.outputs for linear in layer.attention.linears)
     gate, up = (linear.outputs for linear in layer.gates.linears)
     hidden, size = layer.out.linears[0].outputs, value // heads[0]

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.rendering.prompt import TrainingSequence
+from toolkit.tuning.steps.groups import Linear
 from toolkit.tuning.steps.packing import Packed
 from toolkit.tuning.steps.room import Room, Shape
 
@@ -123,7 +124,8 @@ def frozen_head(
         room: where a chunk's logits are made, with `head_shapes` left of it; None makes one. In the heap they would
             leave holes, for what is made later parts them.
     """
-    gradient, shapes = torch.empty_like(hidden), head_shapes(len(hidden), len(weight), hidden.dtype)
+    head, gradient = Linear(weight, bias, None), torch.empty_like(hidden)
+    shapes = head_shapes(len(hidden), len(weight), hidden.dtype)
     if room is None:
         room = Room(hidden.device)
         room.open(sum(shape.bytes for shape in shapes))
@@ -134,17 +136,14 @@ def frozen_head(
         chunk = slice(start, start + HEAD_ROWS)
         states, chosen = hidden[chunk], targets[chunk].unsqueeze(1)
         product = made[: len(states)]
-        if bias is None:
-            torch.mm(states, weight.t(), out=product)
-        else:
-            torch.addmm(bias, states, weight.t(), out=product)
+        head.forward(states, product)
         logits = wide[0][: len(states)].copy_(product) if wide else product
         own, most = logits.gather(1, chosen), logits.amax(dim=1, keepdim=True)
         total = logits.sub_(most).exp_().sum(dim=1, keepdim=True)
         losses[chunk] = (total.log() + most - own)[:, 0]
         probabilities = logits.div_(total)
         probabilities.scatter_add_(1, chosen, probabilities.new_full((1, 1), -1.0).expand_as(chosen))
-        torch.mm(product.copy_(probabilities) if wide else probabilities, weight, out=gradient[chunk])
+        gradient[chunk] = head.backward(product.copy_(probabilities) if wide else probabilities, None)
     room.back_to(before)
     return losses, gradient
 

@@ -69,7 +69,7 @@ class Widths:
     """What of a model decides it.
 
     Attributes:
-        item: bytes of a number in the model's dtype.
+        item: bytes of a number of its states, in the model's dtype where nobody says otherwise.
         hidden, inner, queries, keys, words: D, I, A, K, V.
         heads: key-value heads, and query heads on each.
         layers: how many there are.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -74,7 +75,8 @@ class ByHand:
     """Packed, and without autograd."""
 
     def __init__(self, module: Any, weights: FlatWeights) -> None:
-        self._device, self._step, self._widths = module.device, FusedStep(module, weights), widths_of(module)
+        self._device, self._step = module.device, FusedStep(module, weights)
+        self._widths = replace(widths_of(module), item=self._step.computing.itemsize)
 
     def __call__(
         self, sequences: Sequence[TrainingSequence], share: float, of_tokens: OfTokens = summed
