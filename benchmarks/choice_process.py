@@ -43,7 +43,7 @@ COMMAND = (
 
 def prepare(bench: Bench, folder: Path) -> None:
     """The two data files and lm-eval's task."""
-    shown, asked = banking_splits(bench.data, card_labels(LABELS), 3 if bench.small else MESSAGES)
+    shown, asked = banking_splits(bench.data, card_labels(LABELS), 3 if bench.small else bench.peer_rows or MESSAGES)
     for name, rows in (("train", shown), ("test", asked)):
         text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
