@@ -84,7 +84,7 @@ def lay_out(decoder: nn.Module, layouts: Layouts, computing: torch.dtype) -> boo
     Returns:
         Whether they were replaced.
     """
-    layers = list(_linear_layers(decoder))
+    layers = list(linear_layers(decoder))
     if not _pays([one for *_, one in layers], computing):
         return False
     for parent, name, linear in layers:
@@ -100,7 +100,7 @@ def lay_out_head(head: nn.Module, decoder: nn.Module, layouts: Layouts, computin
         computing: as the decoder's layers.
     """
     inside = [one for one in decoder.modules() if isinstance(one, LaidOut)]
-    if not _is_plain(head) or not _pays([*inside, head], computing):
+    if not is_plain(head) or not _pays([*inside, head], computing):
         return head
     return LaidOut(head, layouts, computing)
 
@@ -113,21 +113,21 @@ def _pays(layers: Sequence[nn.Linear], computing: torch.dtype) -> bool:
     return known and 0 < sum(sizes.values()) <= MOST_BYTES and _works(computing)
 
 
-def _linear_layers(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def linear_layers(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Plain linear layers with their parents; not those of an adapter, which are too thin to gain."""
     for path, parent in decoder.named_modules():
         for name, child in parent.named_children():
-            if _is_plain(child) and "lora_" not in path:
+            if is_plain(child) and "lora_" not in path:
                 yield parent, name, child
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether a layer is a product and nothing more; the hooks of one that something listens to would be lost."""
     return type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _in_passing(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A weight in another dtype, in a mapping of its own: in the heap such copies left holes of 0.3 GB (SmolLM2)."""
+    """A weight in another dtype, in a mapping of its own: in the heap such copies left holes of 0.2 GB (SmolLM2)."""
     room = mmap.mmap(-1, weight.numel() * dtype.itemsize)
     return torch.frombuffer(room, dtype=dtype).view(weight.shape).copy_(weight.detach())
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from toolkit.models.hardware import multiplies_bf16
+from toolkit.models.layouts import is_plain, linear_layers
 
 PIECE = 1 << 20
 """Numbers of a weight that are widened at once, 4 MiB of fp32: a quarter of them is slower for many rows, all of them
@@ -61,8 +62,7 @@ def computing_dtype_of(module: Any) -> torch.dtype:
 
 def widened(module: Any) -> Any:
     """A plain linear layer in bf16 with its product in fp32; any other module as it is."""
-    plain = type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks
-    return Widened(module) if plain and module.weight.dtype == torch.bfloat16 else module
+    return Widened(module) if is_plain(module) and module.weight.dtype == torch.bfloat16 else module
 
 
 def widen(decoder: nn.Module) -> None:
@@ -71,7 +71,5 @@ def widen(decoder: nn.Module) -> None:
     Args:
         decoder: on a module tree of one's own (`shared_copy`).
     """
-    for path, parent in list(decoder.named_modules()):
-        for name, child in list(parent.named_children()):
-            if "lora_" not in path:
-                setattr(parent, name, widened(child))
+    for parent, name, linear in list(linear_layers(decoder)):
+        setattr(parent, name, widened(linear))
